@@ -1,0 +1,1 @@
+"""The test suite; a package, so that the benchmarks share its reference and its case table."""
