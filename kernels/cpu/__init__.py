@@ -1,0 +1,13 @@
+"""CPU kernels: Numba-compiled, on NumPy arrays of float32 and float64.
+
+The backend protocol, one call a layer and direction: ``pack``, ``forward``, ``backward``; and ``plan``, which says
+how a layer will run, ``set_num_threads``, ``get_num_threads``.
+"""
+
+from .layer import Packed, Saved, backward, forward, pack
+from .plan import Plan, plan
+from .threads import get_num_threads, set_num_threads
+
+__all__ = [
+    "Packed", "Plan", "Saved", "backward", "forward", "get_num_threads", "pack", "plan", "set_num_threads",
+]  # fmt: skip

@@ -1,0 +1,372 @@
+"""Backpropagation through time: the loop over steps from the last to the first, one for all cells.
+
+A thread takes groups of hidden units (the columns of the recurrent product), or rows. For its columns it sums
+dh = dz Whh over the slots of the step after, and at once turns them into dz of the step before, in place of the
+activations: dh never leaves the cache. One barrier a step and phase; the gradient of the input, which nobody waits
+for, is taken between a thread's arrival there and the wait.
+"""
+
+from __future__ import annotations
+
+from .cell_math import backward as cell_backward
+from .cell_math import gate_backward
+from .forward import clear_padding
+from .jit import inlined, jit
+from .layout import (
+    TABLE_BYTES,
+    Layer,
+    Table,
+    fill_state_tables,
+    fill_table,
+    full_units,
+    is_reset,
+    load_peepholes,
+    load_slots,
+    own_rows,
+    panel,
+    panel_row,
+    share,
+    slab_panel,
+    slab_step,
+    store_all_slots,
+    table_row,
+    unit_share,
+    unit_slots,
+    valid_lanes,
+)
+from .memory import read, read_int
+from .simd import fill, lanes, load, load_part, store, store_part
+from .tags import GROUP, compiled_where, h_slots, has_c, slots, tile_rows, two_phases, units, vector_bytes, x_slots
+from .threads import arrive, await_all, job, run_job
+from .tiles import project
+
+__all__ = ["backward"]
+
+_GROUP_ROWS, _VECTOR_ROWS = tile_rows(GROUP), tile_rows(1)
+
+
+@inlined
+def clear_lanes(like, base, stride, H, u):
+    """Zero the lanes past the last hidden unit in ``slots`` vectors: the products over slots read whole vectors."""
+    valid = valid_lanes(like, H, u)
+    if valid < lanes(like):
+        for slot in range(slots(like)):
+            here = base + slot * stride
+            store(load_part(like, here, valid), here)
+
+
+@jit
+def project_panels(full, tail, recurrent, like, a, vectors, m, out, out_row, step, n, r, r_stride, weights, tile):
+    """out += dz W over the slots of one phase that fed the recurrent (or the input) product, in both zones.
+
+    out: m rows of ``vectors`` vectors; dz: the phase's slab at a step with n rows, rows r, r + r_stride, ...
+    """
+    v = read(Layer, a)
+    begin, end = x_slots(full)
+    if recurrent:
+        begin, end = h_slots(full)
+    bounds = full_units(full, v.U)
+    depth = (end - begin) * lanes(full)
+    row_bytes = vectors * vector_bytes(full)
+    line = (tile & 3) * 64
+    if bounds > 0:
+        inner = depth * units(full)
+        panels = bounds // units(full)
+        here = step + r * panel_row(full) + begin * units(full) * vector_bytes(full)
+        project(
+            like, vectors, m, out, out_row, here, r_stride * panel_row(full), n * panel_row(full), inner, panels,
+            weights, weights + v.U * depth * (row_bytes + line),
+        )  # fmt: skip
+    if bounds < v.U:
+        here = slab_panel(tail, step, n, bounds) + r * panel_row(tail) + begin * vector_bytes(tail)
+        first = weights + bounds * depth * row_bytes
+        project(
+            like, vectors, m, out, out_row, here, r_stride * panel_row(tail), n * panel_row(tail), depth, v.U - bounds,
+            first, first + v.U * depth * row_bytes,
+        )  # fmt: skip
+
+
+@jit
+def differentiate(phase, gates, a, tables, m, i, dh, dh_row, s, r, r_stride, u_first, u_last):
+    """From the gradient of the state that leaves step s to dz of its last phase, for m rows and a few unit vectors.
+
+    dh: m rows of u_last - u_first vectors, all but dy and the cell's own carry.
+    """
+    v = read(Layer, a)
+    n, before = read_int(v.active + s * 8), read_int(v.offset + s * 8)
+    slab = v.slab
+    if two_phases(phase):
+        slab = v.slab2
+    step, gate_step = slab_step(phase, slab, v.U, before), slab_step(gates, v.slab, v.U, before)
+    for e in range(m):
+        row = r + e * r_stride
+        h_in = read_int(table_row(tables, v.B, Table.H_IN, i + e))
+        c_in = read_int(table_row(tables, v.B, Table.C_IN, i + e))
+        dy = read_int(table_row(tables, v.B, Table.Y, i + e))
+        for u in range(u_first, u_last):
+            at = u * vector_bytes(phase)
+            here, gate_here = unit_slots(phase, step, n, row, u), unit_slots(gates, gate_step, n, row, u)
+            carry_here = v.carry + row * v.state_stride + at
+            outer = load_part(phase, dy + at, valid_lanes(phase, v.H, u))
+            dz, carry = cell_backward(
+                phase,
+                load_slots(phase, gates, here, gate_here),
+                load(phase, dh + e * dh_row + (u - u_first) * vector_bytes(phase)) + outer,
+                load(phase, carry_here),
+                load(phase, h_in + at),
+                load(phase, c_in + at),
+                load_peepholes(phase, v.peephole, v.state_stride, at),
+            )
+            store_all_slots(phase, gates, dz, here, gate_here)
+            store(carry, carry_here)
+            clear_lanes(phase, here, units(phase) * vector_bytes(phase), v.H, u)
+            if two_phases(phase):
+                clear_lanes(gates, gate_here, units(gates) * vector_bytes(gates), v.H, u)
+
+
+@compiled_where(lambda gates: len(gates.cell.phases) == 2)
+def differentiate_gates(gates, a, tables, m, i, d, d_row, s, r, r_stride, u_first, u_last):
+    """From the gradient of a second phase's operand to dz of the first phase."""
+    v = read(Layer, a)
+    n, before = read_int(v.active + s * 8), read_int(v.offset + s * 8)
+    step = slab_step(gates, v.slab, v.U, before)
+    for e in range(m):
+        row = r + e * r_stride
+        h_in = read_int(table_row(tables, v.B, Table.H_IN, i + e))
+        for u in range(u_first, u_last):
+            at = u * vector_bytes(gates)
+            here = unit_slots(gates, step, n, row, u)
+            carry_here = v.carry + row * v.state_stride + at
+            dz, carry = gate_backward(
+                gates,
+                load_slots(gates, gates, here, here),
+                load(gates, d + e * d_row + (u - u_first) * vector_bytes(gates)),
+                load(gates, carry_here),
+                load(gates, h_in + at),
+            )
+            store_all_slots(gates, gates, dz, here, here)
+            store(carry, carry_here)
+            clear_lanes(gates, here, units(gates) * vector_bytes(gates), v.H, u)
+
+
+@jit
+def cut_at_resets(like, a, m, d, d_row, vectors, s, r, r_stride, u):
+    """No gradient passes a reset: zeros (not a product, which would keep a NaN) in dh and in the carry."""
+    v = read(Layer, a)
+    if v.resets == 0:
+        return
+    zero = fill(like, 0.0)
+    for e in range(m):
+        row = r + e * r_stride
+        if is_reset(a, s, row):
+            for k in range(vectors):
+                store(zero, d + e * d_row + k * vector_bytes(like))
+                store(zero, v.carry + row * v.state_stride + (u + k) * vector_bytes(like))
+
+
+@jit
+def finish(cell, a, m, d, d_row, vectors, r, r_stride, u):
+    """The gradient of the initial state: what is left of dh before step 0, and the carry where it is part of dh."""
+    v = read(Layer, a)
+    for e in range(m):
+        row = (r + e * r_stride) * v.state_stride
+        for k in range(vectors):
+            at = row + (u + k) * vector_bytes(cell)
+            dh = load(cell, d + e * d_row + k * vector_bytes(cell))
+            if not has_c(cell):
+                dh = dh + load(cell, v.carry + at)
+            store(dh, v.dh + at)
+
+
+@jit
+def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, stride, vectors, u):
+    """A group of columns (unit vectors u, ...) at step s: sum what flows back into them, and differentiate.
+
+    ``second``: the operand of the second phase, within step s; else h, into step s - 1 (or the initial state), with
+    the rows whose last step s - 1 is. ``zone``, ``gate_zone``: panels of the last and first phase where u lies.
+    """
+    v = read(Layer, a)
+    n = 0
+    if s < v.steps:
+        n = read_int(v.active + s * 8)
+    rows = own_rows(n, first, stride)
+    d_row = vectors * vector_bytes(cell)
+    limit = _VECTOR_ROWS
+    if vectors == GROUP:
+        limit = _GROUP_ROWS
+    zero = fill(cell, 0.0)
+    tiles = (rows + limit - 1) // limit
+    i = 0
+    for tile in range(tiles):
+        m = (rows - i + tiles - tile - 1) // (tiles - tile)
+        r = first + i * stride
+        for k in range(m * vectors):
+            store(zero, scratch + k * vector_bytes(cell))
+        before = read_int(v.offset + s * 8)
+        if second:
+            weights = v.back_wh2 + u * panel_depth(panel(cell, 1, 1), v.U)
+            project_panels(
+                panel(cell, 1, 1), panel(cell, 1, 0), True, cell, a, vectors, m, scratch, d_row,
+                slab_step(panel(cell, 1, 1), v.slab2, v.U, before), n, r, stride, weights, tile,
+            )  # fmt: skip
+            differentiate_gates(gate_zone, a, tables, m, i, scratch, d_row, s, r, stride, u, u + vectors)
+        else:
+            weights = v.back_wh + u * panel_depth(panel(cell, 0, 1), v.U)
+            project_panels(
+                panel(cell, 0, 1), panel(cell, 0, 0), True, cell, a, vectors, m, scratch, d_row,
+                slab_step(panel(cell, 0, 1), v.slab, v.U, before), n, r, stride, weights, tile,
+            )  # fmt: skip
+            cut_at_resets(cell, a, m, scratch, d_row, vectors, s, r, stride, u)
+            if s == 0:
+                finish(cell, a, m, scratch, d_row, vectors, r, stride, u)
+            else:
+                differentiate(
+                    zone, gate_zone, a, tables, m, i, scratch, d_row, s - 1, r, stride, u, u + vectors
+                )
+        i += m
+    if s > 0 and not second:
+        last = own_rows(read_int(v.active + (s - 1) * 8), first, stride)
+        r = first + rows * stride
+        differentiate(
+            zone, gate_zone, a, tables, last - rows, rows, v.dh + r * v.state_stride + u * vector_bytes(cell),
+            stride * v.state_stride, s - 1, r, stride, u, u + vectors,
+        )  # fmt: skip
+
+
+@inlined
+def panel_depth(phase, U):
+    """Bytes of the packed recurrent weights of one column vector: one row of a vector for every slot."""
+    return U * (h_slots(phase)[1] - h_slots(phase)[0]) * lanes(phase) * vector_bytes(phase)
+
+
+@inlined
+def input_depth(phase, U):
+    """As ``panel_depth``, of the input weights."""
+    return U * (x_slots(phase)[1] - x_slots(phase)[0]) * lanes(phase) * vector_bytes(phase)
+
+
+@jit
+def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_last):
+    """``step_columns`` for all of a thread's hidden units: groups, then single vectors."""
+    full = read(Layer, a).U // GROUP * GROUP
+    for u in range(u_first, min(u_last, full), GROUP):
+        step_columns(
+            cell, second, panel(cell, 1, 1), panel(cell, 0, 1), a, tables, scratch, s, first, stride, GROUP, u
+        )
+    for u in range(max(u_first, full), u_last):
+        step_columns(cell, second, panel(cell, 1, 0), panel(cell, 0, 0), a, tables, scratch, s, first, stride, 1, u)
+
+
+@jit
+def write_input_gradient(like, a, table, i, m, d, vectors, column):
+    """dx rows i, ... of the table: store, or add, ``vectors`` vectors of columns."""
+    v = read(Layer, a)
+    for e in range(m):
+        row = read_int(table + (i + e) * 8)
+        for k in range(vectors):
+            at = (column + k) * vector_bytes(like)
+            valid = min(lanes(like), v.I - (column + k) * lanes(like))
+            value = load(like, d + (e * vectors + k) * vector_bytes(like))
+            if v.add_dx:
+                value = value + load_part(like, row + at, valid)
+            store_part(value, row + at, valid)
+
+
+@jit
+def input_columns(cell, a, table, scratch, s, first, stride, i, m, tile, vectors, column):
+    """dx of m rows and a group of columns at step s: dz Wx over the slots of all phases."""
+    v = read(Layer, a)
+    n, before = read_int(v.active + s * 8), read_int(v.offset + s * 8)
+    r = first + i * stride
+    zero = fill(cell, 0.0)
+    for k in range(m * vectors):
+        store(zero, scratch + k * vector_bytes(cell))
+    row = vectors * vector_bytes(cell)
+    project_panels(
+        panel(cell, 0, 1), panel(cell, 0, 0), False, cell, a, vectors, m, scratch, row,
+        slab_step(panel(cell, 0, 1), v.slab, v.U, before), n, r, stride,
+        v.back_wx + column * input_depth(panel(cell, 0, 1), v.U), tile,
+    )  # fmt: skip
+    if two_phases(cell):
+        project_panels(
+            panel(cell, 1, 1), panel(cell, 1, 0), False, cell, a, vectors, m, scratch, row,
+            slab_step(panel(cell, 1, 1), v.slab2, v.U, before), n, r, stride,
+            v.back_wx2 + column * input_depth(panel(cell, 1, 1), v.U), tile,
+        )  # fmt: skip
+    write_input_gradient(cell, a, table, i, m, scratch, vectors, column)
+
+
+@jit
+def input_gradient(cell, a, tables, scratch, s, first, stride, w, parties):
+    """dx of step s. Threads that share the rows deal out column groups times row tiles."""
+    v = read(Layer, a)
+    rows = own_rows(read_int(v.active + s * 8), first, stride)
+    table = table_row(tables, v.B, Table.X, 0)
+    fill_table(a, table, v.dx, v.dx_time, v.dx_batch, s, first, stride, rows)
+    count = (v.I + lanes(cell) - 1) // lanes(cell)
+    groups = count // GROUP
+    tiles = (rows + _GROUP_ROWS - 1) // _GROUP_ROWS
+    begin, end = share((groups + count % GROUP) * tiles, w, parties)
+    for task in range(begin, end):
+        column, tile = task // tiles, task % tiles
+        i, last = share(rows, tile, tiles)
+        if column < groups:
+            input_columns(cell, a, table, scratch, s, first, stride, i, last - i, tile, GROUP, column * GROUP)
+        else:
+            column += groups * (GROUP - 1)
+            input_columns(cell, a, table, scratch, s, first, stride, i, last - i, tile, 1, column)
+
+
+@jit
+def prepare_step(a, tables, s, first, stride):
+    """Tables of step s: the states that entered it, and dy."""
+    v = read(Layer, a)
+    rows = own_rows(read_int(v.active + s * 8), first, stride)
+    fill_state_tables(a, tables, s, first, stride, rows)
+    fill_table(a, table_row(tables, v.B, Table.Y, 0), v.dy, v.dy_time, v.dy_batch, s, first, stride, rows)
+
+
+@jit
+def backward_share(cell, a, w, n):
+    """Thread w of n: all steps from the last to the first, for its rows or its hidden units."""
+    v = read(Layer, a)
+    tables = v.scratch + w * v.scratch_stride
+    scratch = tables + (TABLE_BYTES * v.B + 63) // 64 * 64
+    first, stride, parties = 0, 1, n
+    u_first, u_last = unit_share(v.U, GROUP, w, n)
+    if v.by_rows:
+        first, stride, parties = w, n, 1
+        u_first, u_last = 0, v.U
+    if v.dx != 0 and not v.add_dx:
+        clear_padding(cell, a, v.dx, v.dx_time, v.dx_batch, v.I, w, n)
+    arrivals = 0
+    for s in range(v.steps, -1, -1):
+        if two_phases(cell) and s < v.steps:
+            # The tables still hold this step, from when its last phase was differentiated.
+            step_share(cell, True, a, tables, scratch, s, first, stride, u_first, u_last)
+            if parties > 1:
+                arrivals += parties
+                arrive(v.barrier)
+                await_all(v.barrier, arrivals)
+        if s > 0:
+            prepare_step(a, tables, s - 1, first, stride)
+        step_share(cell, False, a, tables, scratch, s, first, stride, u_first, u_last)
+        if parties > 1:
+            arrivals += parties
+            arrive(v.barrier)
+        if v.dx != 0 and s < v.steps:
+            w_here, n_here = w, parties
+            if parties == 1:
+                w_here = 0
+            input_gradient(cell, a, tables, scratch, s, first, stride, w_here, n_here)
+        if parties > 1:
+            await_all(v.barrier, arrivals)
+
+
+backward_job = job(backward_share)
+
+
+@jit
+def backward(cell, a, pool, threads):
+    """Run one layer in one direction; ``a``: address of its argument block."""
+    run_job(backward_job(cell), a, pool, threads)

@@ -1,0 +1,257 @@
+"""The cells: what each does with its accumulated slots at one step, forward and backward, on SIMD vectors.
+
+The loops in ``forward`` and ``backward`` hand over a tuple of vectors, one a slot, in the order of the cell table;
+a cell returns the tuple that is to stand in its place. ``@cell_math("name", ...)`` registers a cell's functions:
+
+``forward(slots, h, c, p)``            -> slots, h', c'     slots: pre-activations in, activations (saved) out
+``backward(slots, dh, carry, h, c, p)`` -> slots, carry'    slots: activations in, dz out
+
+h, c are the states that enter the step (resets applied), p the peephole weights in the table's order. ``dh`` is the
+gradient of h', complete but for what the cell itself carried; ``carry`` is the gradient that flows back to the step
+before without passing a product: dL/dc for the LSTM, dh * z for the GRU, unused by the RNN.
+
+A cell with two phases adds, for its first:
+
+``gate(slots, h)``                     -> slots, operand    operand: what the second phase multiplies, instead of h
+``gate_backward(slots, d, carry, h)``  -> slots, carry'     d: gradient of the operand; slots as backward left them
+
+Its ``forward`` and ``backward`` see the slots of both phases, the first's already activated. Slots come in the
+order of the table; a function that leaves a slot alone returns it as it came.
+
+What a cell does not use costs nothing: the loads are dead code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.extending import overload
+
+from .jit import inlined
+from .simd import fill, fma, sigmoid, tanh, where_less
+
+__all__ = ["backward", "forward", "gate", "gate_backward"]
+
+_CELLS: dict[str, type] = {}
+
+
+def cell_math(*names: str):
+    """Register a class of static functions as the math of the cells ``names``."""
+
+    def register(cls: type) -> type:
+        _CELLS.update(dict.fromkeys(names, cls))
+        return cls
+
+    return register
+
+
+def _dispatched(part: str) -> Any:
+    """A function ``part(panel, ...)`` that compiles to the registered one of the panel's cell."""
+
+    def by_cell(panel, *arguments):
+        raise NotImplementedError("only in compiled code")
+
+    @overload(by_cell)
+    def of_cell(panel, *arguments):
+        chosen = inlined(getattr(_CELLS[panel.cell.name], part))
+        return lambda panel, *arguments: chosen(*arguments)
+
+    return by_cell
+
+
+forward, backward = _dispatched("forward"), _dispatched("backward")
+gate, gate_backward = _dispatched("gate"), _dispatched("gate_backward")
+
+
+# ---------------------------------------------------------------- RNN (Elman 1990)
+
+
+@cell_math("rnn_tanh")
+class _TanhRNN:
+    """h' = tanh(z)."""
+
+    @staticmethod
+    def forward(slots, h, c, p):
+        y = tanh(slots[0])
+        return (y,), y, c
+
+    @staticmethod
+    def backward(slots, dh, carry, h, c, p):
+        (y,) = slots
+        return (dh * (1.0 - y * y),), carry
+
+
+@cell_math("rnn_sigmoid")
+class _SigmoidRNN:
+    """h' = sigmoid(z)."""
+
+    @staticmethod
+    def forward(slots, h, c, p):
+        y = sigmoid(slots[0])
+        return (y,), y, c
+
+    @staticmethod
+    def backward(slots, dh, carry, h, c, p):
+        (y,) = slots
+        return (dh * (y * (1.0 - y)),), carry
+
+
+@cell_math("rnn_relu")
+class _ReluRNN:
+    """h' = max(z, 0); the gradient at 0 is 0; NaN stays NaN."""
+
+    @staticmethod
+    def forward(slots, h, c, p):
+        zero = fill(slots[0], 0.0)
+        y = where_less(slots[0], zero, zero, slots[0])
+        return (y,), y, c
+
+    @staticmethod
+    def backward(slots, dh, carry, h, c, p):
+        zero = fill(dh, 0.0)
+        return (where_less(zero, slots[0], dh, zero),), carry
+
+
+# ---------------------------------------------------------------- LSTM (Hochreiter and Schmidhuber 1997)
+
+
+@inlined
+def _dsigmoid(y):
+    """Derivative of the sigmoid by its value."""
+    return y * (1.0 - y)
+
+
+@inlined
+def _dtanh(y):
+    """Derivative of the tanh by its value."""
+    return 1.0 - y * y
+
+
+@cell_math("lstm")
+class _LSTM:
+    """i, f, o = sigmoid(z), g = tanh(zg); c' = f c + i g; h' = o tanh(c')."""
+
+    @staticmethod
+    def forward(slots, h, c, p):
+        i, f, g, o = sigmoid(slots[0]), sigmoid(slots[1]), tanh(slots[2]), sigmoid(slots[3])
+        c = fma(f, c, i * g)
+        return (i, f, g, o), o * tanh(c), c
+
+    @staticmethod
+    def backward(slots, dh, carry, h, c, p):
+        i, f, g, o = slots
+        t = tanh(fma(f, c, i * g))
+        dzo = dh * t * _dsigmoid(o)
+        dc = fma(dh * o, _dtanh(t), carry)
+        return (dc * g * _dsigmoid(i), dc * c * _dsigmoid(f), dc * i * _dtanh(g), dzo), dc * f
+
+
+@cell_math("lstm_peephole")
+class _PeepholeLSTM:
+    """The gates also see the cell state: i, f the old one, o the new (Gers and Schmidhuber 2000)."""
+
+    @staticmethod
+    def forward(slots, h, c, p):
+        i = sigmoid(fma(p[0], c, slots[0]))
+        f = sigmoid(fma(p[1], c, slots[1]))
+        g = tanh(slots[2])
+        c = fma(f, c, i * g)
+        o = sigmoid(fma(p[2], c, slots[3]))
+        return (i, f, g, o), o * tanh(c), c
+
+    @staticmethod
+    def backward(slots, dh, carry, h, c, p):
+        i, f, g, o = slots
+        t = tanh(fma(f, c, i * g))
+        dzo = dh * t * _dsigmoid(o)
+        dc = fma(p[2], dzo, fma(dh * o, _dtanh(t), carry))
+        dzi, dzf = dc * g * _dsigmoid(i), dc * c * _dsigmoid(f)
+        return (dzi, dzf, dc * i * _dtanh(g), dzo), fma(p[0], dzi, fma(p[1], dzf, dc * f))
+
+
+@cell_math("lstm_coupled")
+class _CoupledLSTM:
+    """One gate for both: i = 1 - f (Greff et al. 2017)."""
+
+    @staticmethod
+    def forward(slots, h, c, p):
+        f, g, o = sigmoid(slots[0]), tanh(slots[1]), sigmoid(slots[2])
+        c = fma(f, c - g, g)
+        return (f, g, o), o * tanh(c), c
+
+    @staticmethod
+    def backward(slots, dh, carry, h, c, p):
+        f, g, o = slots
+        t = tanh(fma(f, c - g, g))
+        dzo = dh * t * _dsigmoid(o)
+        dc = fma(dh * o, _dtanh(t), carry)
+        return (dc * (c - g) * _dsigmoid(f), dc * (1.0 - f) * _dtanh(g), dzo), dc * f
+
+
+@cell_math("lstm_peephole_coupled")
+class _PeepholeCoupledLSTM:
+    """Both: f sees the old cell state, o the new, i = 1 - f."""
+
+    @staticmethod
+    def forward(slots, h, c, p):
+        f = sigmoid(fma(p[0], c, slots[0]))
+        g = tanh(slots[1])
+        c = fma(f, c - g, g)
+        o = sigmoid(fma(p[1], c, slots[2]))
+        return (f, g, o), o * tanh(c), c
+
+    @staticmethod
+    def backward(slots, dh, carry, h, c, p):
+        f, g, o = slots
+        t = tanh(fma(f, c - g, g))
+        dzo = dh * t * _dsigmoid(o)
+        dc = fma(p[1], dzo, fma(dh * o, _dtanh(t), carry))
+        dzf = dc * (c - g) * _dsigmoid(f)
+        return (dzf, dc * (1.0 - f) * _dtanh(g), dzo), fma(p[0], dzf, dc * f)
+
+
+# ---------------------------------------------------------------- GRU (Cho et al. 2014)
+
+
+@cell_math("gru_reset_before")
+class _GRU:
+    """r, z = sigmoid; n = tanh(zx + (r h) W); h' = z h + (1 - z) n. Phases: r and z, then n."""
+
+    @staticmethod
+    def gate(slots, h):
+        r, z = sigmoid(slots[0]), sigmoid(slots[1])
+        return (r, z), r * h
+
+    @staticmethod
+    def forward(slots, h, c, p):
+        r, z, n = slots[0], slots[1], tanh(slots[2])
+        return (r, z, n), fma(z, h - n, n), c
+
+    @staticmethod
+    def backward(slots, dh, carry, h, c, p):
+        r, z, n = slots
+        dh = dh + carry
+        return (r, dh * (h - n) * _dsigmoid(z), dh * (1.0 - z) * _dtanh(n)), dh * z
+
+    @staticmethod
+    def gate_backward(slots, d, carry, h):
+        r, dz = slots
+        return (d * h * _dsigmoid(r), dz), fma(d, r, carry)
+
+
+@cell_math("gru_reset_after")
+class _ResetAfterGRU:
+    """n = tanh(zx + r hn), hn the recurrent product with its own bias (PyTorch, cuDNN). Slots n, r, z, hn."""
+
+    @staticmethod
+    def forward(slots, h, c, p):
+        r, z, hn = sigmoid(slots[1]), sigmoid(slots[2]), slots[3]
+        n = tanh(fma(r, hn, slots[0]))
+        return (n, r, z, hn), fma(z, h - n, n), c
+
+    @staticmethod
+    def backward(slots, dh, carry, h, c, p):
+        n, r, z, hn = slots
+        dh = dh + carry
+        dn = dh * (1.0 - z) * _dtanh(n)
+        return (dn, dn * hn * _dsigmoid(r), dh * (h - n) * _dsigmoid(z), dn * r), dh * z

@@ -1,0 +1,354 @@
+"""Where things lie: the argument block of one layer and direction, and the address arithmetic of its buffers.
+
+Legend: T time, B batch, I inputs, H hidden units, N packed rows (all valid steps), V bytes of a vector, U vectors
+of hidden units (H rounded up), S slots of a phase, P units of a panel (vectors), n rows alive at a step.
+
+``hs``, ``cs``   (B + N, stride)    state rows: first the initial state, then what each packed row leaves
+                                    (inference: 2 x B rows in turn)
+``slab``         [step][panel][n][S][P] V     per phase: pre-activations, then activations, then dz, all in place
+``operand``      (N, stride)        what a second phase multiplies (inference: B rows)
+``tables``       per thread, B addresses each: the rows of x, y, ... that this thread works on at this step
+
+A row of a state is padded to whole vectors. The state that *enters* a step is the row that the step before left,
+or the zero row where a reset says so: no copy, and no branch in the kernels.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .jit import inlined, jit
+from .memory import read, read_byte, read_int, write_int
+from .simd import VECTOR_BYTES, Vector, lanes, load_at, store_at
+from .tags import GROUP, h_slots, panel, slots, units, vector_bytes, x_slots
+
+__all__ = ["TABLE_BYTES", "Layer", "Table"]
+
+
+class Layer(NamedTuple):
+    """Everything that a kernel needs to know, as integers: sizes, flags, byte strides and addresses (0: absent)."""
+
+    # sizes
+    B: int
+    I: int  # noqa: E741
+    H: int
+    U: int
+    steps: int
+    total: int
+    # how the work is shared
+    by_rows: int  # threads own rows (no barriers) instead of hidden units
+    ahead: int  # take the input product of all steps before the loop
+    keep: int
+    barrier: int
+    scratch: int
+    scratch_stride: int
+    # the batch
+    reverse: int
+    order: int
+    lengths: int
+    active: int
+    offset: int
+    resets: int
+    reset_time: int
+    reset_batch: int
+    first: int  # in which of the two state buffers inference starts
+    x: int
+    x_time: int
+    x_batch: int
+    y: int
+    y_time: int
+    y_batch: int
+    T: int
+    # buffers
+    state_stride: int
+    zero_row: int
+    ones: int  # address of a 1: the column of x that the biases multiply
+    hs: int
+    cs: int
+    operand: int
+    slab: int
+    slab2: int
+    # packed weights
+    bias: int
+    wx: int
+    wh: int
+    bias2: int
+    wx2: int
+    wh2: int
+    peephole: int
+    # backward
+    dy: int
+    dy_time: int
+    dy_batch: int
+    dx: int
+    dx_time: int
+    dx_batch: int
+    add_dx: int
+    dh: int
+    carry: int
+    back_wx: int
+    back_wh: int
+    back_wx2: int
+    back_wh2: int
+    gradient_wx: int
+    gradient_wh: int
+    gradient_bias: int
+    gradient_wx2: int
+    gradient_wh2: int
+    gradient_bias2: int
+    gradient_peephole: int
+
+
+class Table(IntEnum):
+    """Numbers of the address tables in a thread's scratch, each for the rows that the thread works on."""
+
+    X, Y, H_IN, H_OUT, C_IN, C_OUT, OPERAND = range(7)
+
+
+TABLE_BYTES = 7 * 8  # of all tables, a row
+
+
+# ---------------------------------------------------------------- shares
+
+
+@inlined
+def share(count, w, n):
+    """First and one past last of ``count`` things that thread w of n takes."""
+    return count * w // n, count * (w + 1) // n
+
+
+@jit
+def unit_share(count, grain, w, n):
+    """As ``share`` for vectors of units: a boundary within the full zone falls on a multiple of ``grain``."""
+    full = count // grain * grain
+    first, last = share(count, w, n)
+    if first < full:
+        first = min((first + grain - 1) // grain * grain, full)
+    if last < full:
+        last = min((last + grain - 1) // grain * grain, full)
+    return first, last
+
+
+@inlined
+def own_rows(count, w, n):
+    """How many of the rows w, w + n, ... lie below ``count``: rows are dealt out in turn, as they end in turn."""
+    return max(0, (count - w + n - 1) // n)
+
+
+# ---------------------------------------------------------------- addresses
+
+
+@inlined
+def full_units(phase_panel, U):
+    """Vectors of units in the full zone of a phase."""
+    if units(phase_panel) == 1:
+        return U
+    return U // GROUP * GROUP
+
+
+@inlined
+def table_row(tables, B, number, i):
+    """Address of entry i of a table."""
+    return tables + (number * B + i) * 8
+
+
+@inlined
+def state_row(keep, first, offset, B, s):
+    """First state row that step s leaves (s = -1: the initial state)."""
+    if keep:
+        if s < 0:
+            return 0
+        return B + read_int(offset + s * 8)
+    return ((first + s + 1) & 1) * B
+
+
+@inlined
+def slab_step(phase_panel, slab, U, before):
+    """Address of a step's part of a slab that ``before`` packed rows precede."""
+    return slab + before * U * slots(phase_panel) * vector_bytes(phase_panel)
+
+
+@inlined
+def slab_panel(phase_panel, step, n, u):
+    """Address of the panel that starts at unit vector u, in the part of a step with n rows."""
+    return step + u * slots(phase_panel) * vector_bytes(phase_panel) * n
+
+
+@inlined
+def panel_row(phase_panel):
+    """Bytes of a row of a panel."""
+    return units(phase_panel) * slots(phase_panel) * vector_bytes(phase_panel)
+
+
+@inlined
+def unit_slots(phase_panel, step, n, r, u):
+    """Address of the first slot of unit vector u and row r in a step with n rows; slots lie ``units`` vectors apart."""
+    within = u % units(phase_panel)
+    start = slab_panel(phase_panel, step, n, u - within)
+    return start + r * panel_row(phase_panel) + within * vector_bytes(phase_panel)
+
+
+@inlined
+def time_of(a, s, r):
+    """Time at which row r stands at step s, and its batch entry."""
+    v = read(Layer, a)
+    b = read_int(v.order + r * 8)
+    if v.reverse:
+        return read_int(v.lengths + r * 8) - 1 - s, b
+    return s, b
+
+
+@inlined
+def is_reset(a, s, r):
+    """Whether row r starts step s from a zero state."""
+    v = read(Layer, a)
+    if v.resets == 0:
+        return False
+    t, b = time_of(a, s, r)
+    return read_byte(v.resets + t * v.reset_time + b * v.reset_batch) != 0
+
+
+@jit
+def entering_row(a, states, s, r):
+    """Address of the state of row r that enters step s."""
+    v = read(Layer, a)
+    if is_reset(a, s, r):
+        return v.zero_row
+    return states + (state_row(v.keep, v.first, v.offset, v.B, s - 1) + r) * v.state_stride
+
+
+@jit
+def leaving_row(a, states, s, r):
+    """Address of the state of row r that leaves step s."""
+    v = read(Layer, a)
+    return states + (state_row(v.keep, v.first, v.offset, v.B, s) + r) * v.state_stride
+
+
+@jit
+def fill_state_tables(a, tables, s, first, stride, n):
+    """Tables of the states that enter and leave step s, for the n rows first, first + stride, ..."""
+    v = read(Layer, a)
+    cs = v.cs if v.cs != 0 else v.hs
+    entered = state_row(v.keep, v.first, v.offset, v.B, s - 1)
+    left = state_row(v.keep, v.first, v.offset, v.B, s)
+    operand = 0
+    if v.keep:
+        operand = read_int(v.offset + s * 8)
+    for i in range(n):
+        r = first + i * stride
+        h_in, c_in = v.hs + (entered + r) * v.state_stride, cs + (entered + r) * v.state_stride
+        if is_reset(a, s, r):
+            h_in = c_in = v.zero_row
+        write_int(table_row(tables, v.B, Table.H_IN, i), h_in)
+        write_int(table_row(tables, v.B, Table.C_IN, i), c_in)
+        write_int(table_row(tables, v.B, Table.H_OUT, i), v.hs + (left + r) * v.state_stride)
+        write_int(table_row(tables, v.B, Table.C_OUT, i), cs + (left + r) * v.state_stride)
+        write_int(table_row(tables, v.B, Table.OPERAND, i), v.operand + (operand + r) * v.state_stride)
+
+
+@jit
+def fill_table(a, table, base, time_stride, batch_stride, s, first, stride, n):
+    """Addresses of the rows of a (T, B, ...) array at step s; the zero row where there is no array."""
+    v = read(Layer, a)
+    for i in range(n):
+        address = v.zero_row
+        if base != 0:
+            t, b = time_of(a, s, first + i * stride)
+            address = base + t * time_stride + b * batch_stride
+        write_int(table + i * 8, address)
+
+
+# ---------------------------------------------------------------- slots of a unit vector
+
+
+def _places(builder, phase_panel, gates, here, gate_here):
+    """Addresses of all slots of a unit vector: those of the first phase, where there are two, then the panel's own."""
+    pairs = [(phase_panel, here)] if phase_panel.index == 0 else [(gates, gate_here), (phase_panel, here)]
+    return [
+        builder.add(start, ir.Constant(ir.IntType(64), slot * kind.units * VECTOR_BYTES))
+        for kind, start in pairs
+        for slot in range(len(kind.phase.slots))
+    ]
+
+
+def _load_tuple(context, builder, kind, places):
+    result = ir.Constant(context.get_value_type(kind), ir.Undefined)
+    for n, place in enumerate(places):
+        result = builder.insert_value(result, load_at(builder, place, kind.dtype.dtype), n)
+    return result
+
+
+def _store_tuple(builder, values, places, dtype):
+    count = len(places)
+    for n, place in enumerate(places):
+        store_at(builder, builder.extract_value(values, values.type.count - count + n), place, dtype)
+
+
+@intrinsic
+def load_slots(_typing, phase_panel, gates, here, gate_here):
+    """All slots of one unit vector as a tuple of vectors; ``gate_here``: the first phase's, where there are two."""
+    count = len(phase_panel.phase.slots) + (len(gates.phase.slots) if phase_panel.index else 0)
+    kind = types.UniTuple(Vector(phase_panel.dtype), count)
+
+    def codegen(context, builder, sig, args):
+        return _load_tuple(context, builder, kind, _places(builder, phase_panel, gates, args[2], args[3]))
+
+    return kind(phase_panel, gates, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_slots(_typing, phase_panel, values, here):
+    """Store the panel's own slots of one unit vector: the last of ``values``."""
+
+    def codegen(context, builder, sig, args):
+        step = phase_panel.units * VECTOR_BYTES
+        own = range(len(phase_panel.phase.slots))
+        places = [builder.add(args[2], ir.Constant(ir.IntType(64), slot * step)) for slot in own]
+        _store_tuple(builder, args[1], places, phase_panel.dtype)
+        return context.get_dummy_value()
+
+    return types.void(phase_panel, values, types.intp), codegen
+
+
+@intrinsic
+def store_all_slots(_typing, phase_panel, gates, values, here, gate_here):
+    """Store all slots of one unit vector, those of a first phase too."""
+
+    def codegen(context, builder, sig, args):
+        places = _places(builder, phase_panel, gates, args[3], args[4])
+        _store_tuple(builder, args[2], places, phase_panel.dtype)
+        return context.get_dummy_value()
+
+    return types.void(phase_panel, gates, values, types.intp, types.intp), codegen
+
+
+@intrinsic
+def load_peepholes(_typing, phase_panel, base, stride, at):
+    """The peephole weights of one unit vector, a tuple (empty for a cell that has none); rows lie ``stride`` apart."""
+    count, dtype = len(phase_panel.cell.peepholes), phase_panel.dtype
+
+    def codegen(context, builder, sig, args):
+        first = builder.add(args[1], args[3])
+        rows = [builder.mul(args[2], ir.Constant(ir.IntType(64), row)) for row in range(count)]
+        return _load_tuple(context, builder, kind, [builder.add(first, row) for row in rows])
+
+    kind = types.UniTuple(Vector(dtype), count)
+    return kind(phase_panel, types.intp, types.intp, types.intp), codegen
+
+
+@inlined
+def valid_lanes(like, H, u):
+    """Lanes of unit vector u that are real hidden units."""
+    return min(lanes(like), H - u * lanes(like))
+
+
+__all__ += [
+    "entering_row", "fill_state_tables", "fill_table", "full_units", "h_slots", "is_reset", "leaving_row",
+    "load_peepholes", "load_slots", "own_rows", "panel", "panel_row", "share", "slab_panel", "slab_step",
+    "state_row", "store_all_slots", "store_slots", "table_row", "time_of", "unit_share", "unit_slots", "valid_lanes", "x_slots",
+]  # fmt: skip

@@ -1,0 +1,106 @@
+"""Memory as kernels see it: aligned arrays, scalars by address, and argument blocks.
+
+A kernel gets all its arguments as the address of an ``int64`` block, described field by field by a NamedTuple: one
+integer to unbox a call, and a block that a stream prepares once and uses at every step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .simd import llvm_scalar, pointer
+
+__all__ = ["address_of", "aligned_empty", "aligned_zeros", "block", "read", "read_float", "read_int", "write_float",
+           "write_int"]  # fmt: skip
+
+_ALIGNMENT = 64
+_I64 = ir.IntType(64)
+
+
+def aligned_empty(shape: tuple[int, ...] | int, dtype: np.dtype | str) -> np.ndarray:
+    """An uninitialised C-contiguous array whose first element starts a cache line."""
+    dtype = np.dtype(dtype)
+    count = int(np.prod(shape))
+    raw = np.empty(count * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def aligned_zeros(shape: tuple[int, ...] | int, dtype: np.dtype | str) -> np.ndarray:
+    """As :func:`aligned_empty`, filled with zeros."""
+    array = aligned_empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
+def address_of(array: np.ndarray | None) -> int:
+    """Address of the first element; 0 for None."""
+    return 0 if array is None else array.__array_interface__["data"][0]
+
+
+def block(arguments: tuple[int, ...]) -> np.ndarray:
+    """The argument block of a NamedTuple of integers."""
+    return np.array(arguments, dtype=np.int64)
+
+
+@intrinsic
+def read(_typing, kind, address):
+    """All fields of the argument block at ``address`` as the NamedTuple class ``kind``; unused loads vanish."""
+    cls = kind.instance_class
+    fields = types.NamedUniTuple(types.intp, len(cls._fields), cls)
+
+    def codegen(context, builder, sig, args):
+        return builder.load(pointer(builder, args[1], ir.ArrayType(_I64, len(cls._fields))))
+
+    return fields(kind, types.intp), codegen
+
+
+@intrinsic
+def read_int(_typing, address):
+    """The int64 at ``address``."""
+    return types.intp(types.intp), lambda context, builder, sig, args: builder.load(pointer(builder, args[0], _I64))
+
+
+@intrinsic
+def write_int(_typing, address, value):
+    """Store an int64 at ``address``."""
+
+    def codegen(context, builder, sig, args):
+        builder.store(args[1], pointer(builder, args[0], _I64))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), codegen
+
+
+@intrinsic
+def read_byte(_typing, address):
+    """The byte at ``address`` as an integer."""
+
+    def codegen(context, builder, sig, args):
+        return builder.zext(builder.load(pointer(builder, args[0], ir.IntType(8))), _I64)
+
+    return types.intp(types.intp), codegen
+
+
+@intrinsic
+def read_float(_typing, like, address):
+    """The element of ``like.dtype`` at ``address``."""
+    kind = llvm_scalar(like.dtype)
+    return like.dtype(like, types.intp), lambda context, builder, sig, args: builder.load(
+        pointer(builder, args[1], kind)
+    )
+
+
+@intrinsic
+def write_float(_typing, like, address, value):
+    """Store ``value`` as an element of ``like.dtype`` at ``address``."""
+
+    def codegen(context, builder, sig, args):
+        scalar = context.cast(builder, args[2], sig.args[2], like.dtype)
+        builder.store(scalar, pointer(builder, args[1], llvm_scalar(like.dtype)))
+        return context.get_dummy_value()
+
+    return types.void(like, types.intp, value), codegen

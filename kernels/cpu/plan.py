@@ -1,0 +1,62 @@
+"""Which way a layer runs: how many threads, what they own, and why. All of it is decided here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastrnn.cells import Cell
+
+from .simd import VECTOR_BYTES
+
+__all__ = ["Plan", "plan"]
+
+# A step with fewer multiply-adds than this runs faster on one thread: about a microsecond of work, against two
+# passes through the barrier.
+_SMALLEST_SHARED_STEP = 40_000
+# Weights up to this size stay in every core's own L2 cache, so threads may each read all of them.
+_PRIVATE_WEIGHTS = 640 * 1024
+# Rows a thread should have to fill its register tiles.
+_ROWS_A_THREAD = 6
+
+
+class Plan(NamedTuple):
+    """How one layer and direction runs."""
+
+    kernel: str
+    why: str
+    threads: int
+    bytes: int
+    flops: int
+
+    @property
+    def by_rows(self) -> bool:
+        """Threads own rows of the batch instead of hidden units."""
+        return self.kernel == "rows"
+
+
+def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool) -> Plan:  # noqa: E741
+    """Choose for a (T, B, I) batch and H hidden units; ``threads`` is the most to use."""
+    itemsize = np.dtype(dtype).itemsize
+    lanes = VECTOR_BYTES // itemsize
+    gates = len(cell.gates)
+    multiply_adds = B * gates * H * (I + H)
+    weights = gates * H * (I + H) * itemsize
+    rows = T * B
+    size = weights + itemsize * 2 * B * H * len(cell.states)
+    if training:
+        saved = len(cell.slots) + len(cell.states) + len(cell.phases) - 1
+        size = 2 * weights + itemsize * rows * H * saved
+    flops = 2 * T * multiply_adds * (3 if training else 1)
+    groups = -(-H // (4 * lanes))
+    if threads == 1 or multiply_adds < _SMALLEST_SHARED_STEP:
+        return Plan("single", "a step is too small to share" if threads > 1 else "one thread", 1, size, flops)
+    if B >= _ROWS_A_THREAD * threads and weights <= _PRIVATE_WEIGHTS:
+        return Plan("rows", "the weights fit every core's L2 cache: no barrier", threads, size, flops)
+    sharing = min(threads, groups)
+    if sharing == 1:
+        if B >= 2 * threads:
+            return Plan("rows", "too few hidden units to share", threads, size, flops)
+        return Plan("single", "too few hidden units and rows to share", 1, size, flops)
+    return Plan("units", "each thread keeps its part of the weights; one barrier a step", sharing, size, flops)
