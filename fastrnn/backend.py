@@ -1,0 +1,126 @@
+"""Devices: which module runs a layer, and what every such module offers."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrnn.cells import Cell
+from fastrnn.sequences import Schedule
+
+__all__ = ["Backend", "Plan", "Stepper", "get_num_threads", "load", "set_num_threads"]
+
+
+class Plan(NamedTuple):
+    """What a backend would do for one layer in one direction."""
+
+    kernel: str
+    why: str
+    threads: int
+    bytes: int
+    flops: int
+
+
+class Stepper(Protocol):
+    """One layer of a stream: holds its state between steps."""
+
+    state: tuple[NDArray[Any], ...]  # (B, H) each; what is read is the live array, what is set is copied
+
+    def step(self, x: NDArray[Any], out: NDArray[Any]) -> None:
+        """Take one step from x (B, I), and write h into out (B, H), which must not overlap x."""
+
+
+class Backend(Protocol):
+    """The functions of ``fastrnn.kernels.cpu`` and its twins. One call is one layer in one direction.
+
+    All arrays have one dtype. x, y, dy and dx are (T, B, ·) with any strides but a contiguous last axis; states
+    are tuples of contiguous (B, H), one per ``cell.states``; resets is a C-contiguous bool (T, B) or None.
+    """
+
+    def pack(
+        self,
+        cell: Cell,
+        w_ih: NDArray[Any],
+        w_hh: NDArray[Any],
+        b_ih: NDArray[Any] | None,
+        b_hh: NDArray[Any] | None,
+        peephole: NDArray[Any] | None,
+        backward: bool = False,
+    ) -> Any:
+        """An immutable snapshot of the weights in the kernels' order, with what backward needs if asked for."""
+
+    def forward(
+        self,
+        cell: Cell,
+        packed: Any,
+        x: NDArray[Any],
+        state: tuple[NDArray[Any], ...] | None,
+        schedule: Schedule,
+        resets: NDArray[np.bool_] | None,
+        y: NDArray[Any] | None,
+        final: tuple[NDArray[Any], ...],
+        keep: bool,
+    ) -> Any:
+        """Fill y (0 past a row's length) and final; return what backward needs if keep, which never refers to y."""
+
+    def backward(
+        self,
+        cell: Cell,
+        packed: Any,
+        saved: Any,
+        x: NDArray[Any],
+        schedule: Schedule,
+        resets: NDArray[np.bool_] | None,
+        dy: NDArray[Any] | None,
+        dfinal: Sequence[NDArray[Any] | None] | None,
+        dx: NDArray[Any] | None,
+        dinitial: tuple[NDArray[Any], ...],
+        grads: dict[str, NDArray[Any] | None],
+        consume: bool = True,
+        accumulate_dx: bool = False,
+    ) -> None:
+        """Fill dx (or add to it) and dinitial, add into grads; overwrite saved if consume."""
+
+    def stepper(self, cell: Cell, packed: Any, B: int) -> Stepper:
+        """A step-by-step walk from a zero state."""
+
+    def plan(self, cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool) -> Plan:
+        """What forward (and backward, if training) would do, and why."""
+
+    def set_num_threads(self, n: int) -> None: ...
+
+    def get_num_threads(self) -> int: ...
+
+
+@functools.cache
+def load(device: str) -> Backend:
+    """The backend of a device; imported at first use, since that is when Numba loads.
+
+    Raises NotImplementedError (a RuntimeError) for ``"cuda"``, which this version lacks.
+    """
+    if device == "cuda":
+        raise NotImplementedError(
+            'device "cuda" is not available: this version of fastrnn has no CUDA backend. A version that has one '
+            'installs with "pip install fastrnn[cuda13]" (or [cuda12]); until then use device="cpu" and cupy.asnumpy'
+        )
+    return cast(Backend, importlib.import_module(f"fastrnn.kernels.{device}"))
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads the CPU kernels use; results are bitwise the same for any number.
+
+    n may exceed the number of cores. Raises TypeError or ValueError unless n is an integer of at least 1.
+    """
+    from fastrnn import checks
+
+    load("cpu").set_num_threads(checks.integer("n", n, 1))
+
+
+def get_num_threads() -> int:
+    """How many threads the CPU kernels use."""
+    return load("cpu").get_num_threads()

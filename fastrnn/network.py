@@ -1,0 +1,307 @@
+"""From one layer in one direction to a network: stacking, directions, dropout, layouts; forward and backward.
+
+Inside, everything is time-major: (T, B, ·) views of whatever layout the caller uses.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrnn import checks
+from fastrnn.backend import load
+from fastrnn.dropout import apply_mask, fresh_seed
+from fastrnn.sequences import Schedule
+from fastrnn.tape import Gradients, LayerRecord, Record, Tape
+
+if TYPE_CHECKING:
+    from fastrnn.checks import State
+    from fastrnn.recurrent import RecurrentLayer
+
+__all__ = ["backward", "infer", "train"]
+
+# A dense schedule of up to this many steps and rows is kept: making one costs more than a small call.
+_KEPT_SCHEDULE = 4096
+
+
+class Call(NamedTuple):
+    """The checked arguments of a forward call."""
+
+    x: NDArray[Any]  # (T, B, I)
+    state: tuple[NDArray[Any], ...] | None  # (L*D, B, H) each
+    schedules: tuple[Schedule, ...]  # per direction
+    resets: NDArray[np.bool_] | None  # (T, B)
+    unbatched: bool
+
+
+def _both(schedule: Schedule) -> tuple[Schedule, Schedule]:
+    return schedule, schedule.reversed()
+
+
+@functools.lru_cache(maxsize=64)
+def _dense_schedules(T: int, B: int) -> tuple[Schedule, Schedule]:
+    return _both(Schedule(T, B))
+
+
+def _schedules(T: int, B: int, lengths: NDArray[np.int64] | None) -> tuple[Schedule, Schedule]:
+    if lengths is None and T + B <= _KEPT_SCHEDULE:
+        return _dense_schedules(T, B)
+    return _both(Schedule(T, B, lengths))
+
+
+def check_call(layer: RecurrentLayer, x: Any, state: Any, lengths: Any, resets: Any) -> Call:
+    """All checks of the arguments that inference and training share."""
+    x, unbatched = checks.sequence(x, layer.dtype, layer.input_size, layer.batch_first)
+    T, B, _ = x.shape
+    initial = None
+    if state is not None:
+        initial = _state_argument(layer, "state", state, B, unbatched)
+    if lengths is not None:
+        lengths = checks.lengths(lengths, T, B, unbatched)
+    if resets is not None:
+        resets = checks.resets(resets, T, B, unbatched)
+    return Call(x, initial, _schedules(T, B, lengths), resets, unbatched)  # type: ignore[arg-type]
+
+
+def _state_argument(
+    layer: RecurrentLayer, name: str, value: Any, B: int, unbatched: bool, holes: bool = False
+) -> tuple[NDArray[Any] | None, ...] | None:
+    """A state of the public form as (L*D, B, H) arrays."""
+    rows, H = layer.num_layers * layer.num_directions, layer.hidden_size
+    layers = "num_layers*2" if layer.bidirectional else "num_layers"
+    shape, what = ((rows, H), f"({layers}, H)") if unbatched else ((rows, B, H), f"({layers}, B, H)")
+    parts = checks.states(name, value, layer.dtype, layer.cell.states, shape, what, holes)
+    if unbatched and parts is not None:
+        parts = tuple(None if part is None else part[:, None] for part in parts)
+    return parts
+
+
+def _public_state(parts: tuple[NDArray[Any], ...], unbatched: bool) -> State:
+    """States as the caller sees them: h, or (h, c)."""
+    if unbatched:
+        parts = tuple(part[:, 0] for part in parts)
+    return parts[0] if len(parts) == 1 else parts
+
+
+def _public_sequence(values: NDArray[Any], unbatched: bool, batch_first: bool) -> NDArray[Any]:
+    """(T, B, ·) in the caller's layout, a view. Its inverse is ``_time_major``."""
+    if unbatched:
+        return values[:, 0]
+    return values.transpose(1, 0, 2) if batch_first else values
+
+
+def _time_major(values: NDArray[Any], unbatched: bool, batch_first: bool) -> NDArray[Any]:
+    if unbatched:
+        return values[:, None]
+    return values.transpose(1, 0, 2) if batch_first else values
+
+
+def _empty_sequence(T: int, B: int, width: int, dtype: np.dtype[Any], batch_first: bool) -> NDArray[Any]:
+    """A (T, B, width) view of new memory that is contiguous in the caller's layout."""
+    if batch_first:
+        return np.empty((B, T, width), dtype).transpose(1, 0, 2)
+    return np.empty((T, B, width), dtype)
+
+
+def _of(parts: tuple[Any, ...] | None, index: int) -> Any:
+    """Layer and direction ``index`` of states whose entries may be None."""
+    return None if parts is None else tuple(None if part is None else part[index] for part in parts)
+
+
+def infer(
+    layer: RecurrentLayer, x: Any, state: Any, lengths: Any, resets: Any, return_sequences: Any
+) -> tuple[NDArray[Any], State]:
+    """Forward that keeps nothing. See ``RecurrentLayer.__call__``."""
+    return_sequences = checks.flag("return_sequences", return_sequences)
+    call = check_call(layer, x, state, lengths, resets)
+    packed = layer.packed_weights(backward=False)
+    y, finals, _ = _forward(layer, call, packed, layer.batch_first, return_sequences, seed=None)
+    if y is None:
+        # Each direction's last output is its last layer's final h: (D, B, H) -> (B, D*H).
+        last = finals[0][-layer.num_directions :]
+        y = last.transpose(1, 0, 2).reshape(call.x.shape[1], -1).copy()
+        return (y[0] if call.unbatched else y), _public_state(finals, call.unbatched)
+    return _public_sequence(y, call.unbatched, layer.batch_first), _public_state(finals, call.unbatched)
+
+
+def train(
+    layer: RecurrentLayer, x: Any, state: Any, lengths: Any, resets: Any, seed: Any, recompute: Any
+) -> tuple[NDArray[Any], State, Tape]:
+    """Forward that keeps a tape. See ``RecurrentLayer.forward``."""
+    seed = checks.seed(seed)
+    if checks.integer("recompute", recompute, 0):
+        raise NotImplementedError(f"recompute={recompute} is not implemented yet: use recompute=0")
+    call = check_call(layer, x, state, lengths, resets)
+    batch_first, dropout = layer.batch_first, layer.dropout
+    masked = dropout > 0 and layer.num_layers > 1
+    seed = (fresh_seed() if seed is None else seed) if masked else None
+    packed = layer.packed_weights(backward=True)
+    y, finals, layers = _forward(layer, call, packed, batch_first, True, seed, dropout, keep=True)
+    record = Record(layers, packed, call.schedules, call.resets, call.unbatched, batch_first, dropout)
+    assert y is not None
+    return (
+        _public_sequence(y, call.unbatched, batch_first),
+        _public_state(finals, call.unbatched),
+        Tape(layer, record, seed),
+    )
+
+
+def _forward(
+    layer: RecurrentLayer,
+    call: Call,
+    packed: tuple[Any, ...],
+    batch_first: bool,
+    return_sequences: bool,
+    seed: int | None,
+    dropout: float = 0.0,
+    keep: bool = False,
+) -> tuple[NDArray[Any] | None, tuple[NDArray[Any], ...], tuple[LayerRecord, ...]]:
+    """Run the stack: y (T, B, D*H) or None, the final states (L*D, B, H), and the layers' records if keep."""
+    cell, D, H, dtype = layer.cell, layer.num_directions, layer.hidden_size, layer.dtype
+    x, initial, schedules, resets, unbatched = call
+    T, B, _ = x.shape
+    forward = load(layer.device).forward
+    finals = tuple([np.empty((layer.num_layers * D, B, H), dtype) for _ in cell.states])
+    records = []
+    y: NDArray[Any] | None = None
+    for k in range(layer.num_layers):
+        last = k == layer.num_layers - 1
+        y = None
+        if return_sequences or not last:
+            y = _empty_sequence(T, B, D * H, dtype, batch_first and last and not unbatched)
+        saved = []
+        for d in range(D):
+            index = k * D + d
+            y_d = y if D == 1 or y is None else y[:, :, d * H : (d + 1) * H]
+            final = tuple([part[index] for part in finals])
+            state = _of(initial, index)
+            saved.append(forward(cell, packed[index], x, state, schedules[d], resets, y_d, final, keep))
+        if keep:
+            records.append(LayerRecord(x, tuple(saved)))
+        if y is not None and not last:
+            if seed is not None:
+                apply_mask(y, dropout, seed, k)
+            x = y
+    return y, finals, tuple(records)
+
+
+def backward(
+    layer: RecurrentLayer, tape: Any, dy: Any, dstate: Any, input_grad: Any, keep_tape: Any, out: Any
+) -> Gradients:
+    """See ``RecurrentLayer.backward``."""
+    if not isinstance(tape, Tape):
+        raise TypeError(f"tape must be a Tape from forward(), got {type(tape).__name__}")
+    input_grad = checks.flag("input_grad", input_grad)
+    keep_tape = checks.flag("keep_tape", keep_tape)
+    record = tape.peek(layer)
+    dy, dfinals = _incoming(layer, record, dy, dstate)
+    grads, dx, dinitials = _outgoing(layer, record, input_grad, out)
+    if not keep_tape:
+        record = tape.take()
+    _backward(layer, record, tape.seed, dy, dfinals, grads, dx, dinitials, keep_tape, accumulate=out is not None)
+    if out is not None:
+        for total, part in zip(_as_parts(out.state), dinitials, strict=True):
+            total += part[:, 0] if record.unbatched else part
+    return grads
+
+
+def _as_parts(state: State) -> tuple[NDArray[Any], ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
+def _incoming(
+    layer: RecurrentLayer, record: Record, dy: Any, dstate: Any
+) -> tuple[NDArray[Any] | None, tuple[NDArray[Any] | None, ...] | None]:
+    """The checked gradients that come in: dy (T, B, D*H) and those of the final states."""
+    T, B, _ = record.layers[0].x.shape
+    dfinals = _state_argument(layer, "dstate", dstate, B, record.unbatched, holes=True)
+    if dfinals is not None and all(part is None for part in dfinals):
+        dfinals = None
+    if dy is None and dfinals is None:
+        raise ValueError("dy and dstate are both None: at least one gradient must come in")
+    if dy is not None:
+        width = layer.num_directions * layer.hidden_size
+        shape, what = _sequence_shape(record, T, B, width, "D*H")
+        dy = checks.kernel_ready(checks.shaped("dy", dy, layer.dtype, shape, what))
+        dy = _time_major(dy, record.unbatched, record.batch_first)
+    return dy, dfinals
+
+
+def _sequence_shape(record: Record, T: int, B: int, width: int, letters: str) -> tuple[tuple[int, ...], str]:
+    """The caller's shape of a sequence, and the same in letters."""
+    if record.unbatched:
+        return (T, width), f"(T, {letters})"
+    return ((B, T, width), f"(B, T, {letters})") if record.batch_first else ((T, B, width), f"(T, B, {letters})")
+
+
+def _outgoing(
+    layer: RecurrentLayer, record: Record, input_grad: bool, out: Any
+) -> tuple[Gradients, NDArray[Any] | None, tuple[NDArray[Any], ...]]:
+    """Where gradients go: the result (``out``, checked, or a new one), dx (T, B, I) of it, and (L*D, B, H) arrays."""
+    T, B, I = record.layers[0].x.shape
+    dtype, unbatched = layer.dtype, record.unbatched
+    shape = (layer.num_layers * layer.num_directions, B, layer.hidden_size)
+    dinitials = tuple(np.empty(shape, dtype) for _ in layer.cell.states)
+    if out is None:
+        dx = _empty_sequence(T, B, I, dtype, record.batch_first and not unbatched) if input_grad else None
+        public_dx = None if dx is None else _public_sequence(dx, unbatched, record.batch_first)
+        flat = np.zeros(layer.layout.size, dtype)
+        return Gradients(layer.layout, flat, public_dx, _public_state(dinitials, unbatched)), dx, dinitials
+    if not isinstance(out, Gradients):
+        raise TypeError(f"out must be the Gradients of an earlier backward, got {type(out).__name__}")
+    if out.parameters.layout != layer.layout or out.flat.dtype != dtype:
+        raise ValueError("out must hold the gradients of this layer's parameters, got those of another layer")
+    what = "(num_layers*D, H)" if unbatched else "(num_layers*D, B, H)"
+    for part in _as_parts(out.state):
+        checks.output("out.state", part, dtype, (shape[0], shape[2]) if unbatched else shape, what)
+    if not input_grad:
+        return out, None, dinitials
+    if out.x is None:
+        raise ValueError("out.x must be an array with input_grad=True, got None: pass input_grad=False")
+    public, what = _sequence_shape(record, T, B, I, "I")
+    checks.output("out.x", out.x, dtype, public, what)
+    return out, _time_major(out.x, unbatched, record.batch_first), dinitials
+
+
+def _backward(
+    layer: RecurrentLayer,
+    record: Record,
+    seed: int | None,
+    dy: NDArray[Any] | None,
+    dfinals: tuple[NDArray[Any] | None, ...] | None,
+    grads: Gradients,
+    dx: NDArray[Any] | None,
+    dinitials: tuple[NDArray[Any], ...],
+    keep: bool,
+    accumulate: bool,
+) -> None:
+    """Run the stack back: add into dx (or fill it) and into the gradients of parameters, fill dinitials."""
+    cell, D, H = layer.cell, layer.num_directions, layer.hidden_size
+    kernel = load(layer.device).backward
+    for k in reversed(range(layer.num_layers)):
+        x, saved = record.layers[k]
+        below = dx if k == 0 else np.empty(x.shape, layer.dtype)
+        for d in range(D):
+            index = k * D + d
+            kernel(
+                cell,
+                record.packed[index],
+                saved[d],
+                x,
+                record.schedules[d],
+                record.resets,
+                None if dy is None else dy[:, :, d * H : (d + 1) * H],
+                _of(dfinals, index),
+                below,
+                _of(dinitials, index),
+                grads.parameters.weights[index]._asdict(),
+                consume=not keep,
+                accumulate_dx=d > 0 or (accumulate and k == 0),
+            )
+        if k and below is not None:
+            if seed is not None:
+                apply_mask(below, record.dropout, seed, k - 1)
+            dy = below

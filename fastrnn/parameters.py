@@ -1,0 +1,181 @@
+"""Parameters: one flat buffer, and named views of it in a fixed order.
+
+The order is that of PyTorch's recurrent modules, layer-major, then direction; within one layer and direction
+``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh``, ``weight_peephole``, where each exists. Gradients use the
+same layout, so an optimiser may work on two flat arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrnn.cells import Cell
+
+__all__ = ["FlatParameters", "Layout", "ParameterDict", "Weights", "initial_values", "read_mapping"]
+
+
+class Weights(NamedTuple):
+    """Parameters, or their gradients, of one layer in one direction: what a backend takes."""
+
+    w_ih: NDArray[Any]  # (G*H, in)
+    w_hh: NDArray[Any]  # (G*H, H)
+    b_ih: NDArray[Any] | None = None  # (G*H,)
+    b_hh: NDArray[Any] | None = None  # (G*H,)
+    peephole: NDArray[Any] | None = None  # (P*H,)
+
+
+# How each field of Weights is called in public: the contract's, which is PyTorch's.
+_PUBLIC = {
+    "w_ih": "weight_ih",
+    "w_hh": "weight_hh",
+    "b_ih": "bias_ih",
+    "b_hh": "bias_hh",
+    "peephole": "weight_peephole",
+}
+
+
+class Entry(NamedTuple):
+    """One parameter: its public name, its shape, its place, and which field of which Weights it is."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    part: int  # layer * directions + direction
+    field: str
+
+
+class Layout(tuple[Entry, ...]):
+    """The entries of a layer's parameters in the order of the flat buffer."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, cell: Cell, input_size: int, hidden_size: int, num_layers: int, directions: int, bias: bool) -> Layout:
+        """The layout of a stack of one cell."""
+        rows = len(cell.gates) * hidden_size
+        entries: list[Entry] = []
+        start = 0
+        for index in range(num_layers * directions):
+            layer, direction = divmod(index, directions)
+            width = input_size if layer == 0 else directions * hidden_size
+            shapes: dict[str, tuple[int, ...]] = {"w_ih": (rows, width), "w_hh": (rows, hidden_size)}
+            if bias:
+                shapes |= {"b_ih": (rows,), "b_hh": (rows,)}
+            if cell.peepholes:
+                shapes["peephole"] = (len(cell.peepholes) * hidden_size,)
+            for field, shape in shapes.items():
+                name = f"{_PUBLIC[field]}_l{layer}{'_reverse' * direction}"
+                entries.append(Entry(name, shape, start, start + math.prod(shape), index, field))
+                start = entries[-1].stop
+        return cls(entries)
+
+    @property
+    def size(self) -> int:
+        """Number of scalars of all parameters."""
+        return self[-1].stop
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Layout, (tuple(self),)
+
+
+class ParameterDict(dict[str, NDArray[Any]]):
+    """Name -> array, each a view of one flat buffer; write into the arrays, never into the dict.
+
+    Putting another array under a name would cut it off from the buffer without a word, so that is a TypeError.
+    ``params[name] -= step`` works: it writes in place and puts the same array back.
+    """
+
+    def __setitem__(self, name: str, value: NDArray[Any]) -> None:
+        if name not in self or self[name] is not value:
+            self._refuse(name)
+
+    def _refuse(self, name: Any = "name", *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            "the entries are views of one flat buffer and can't be replaced or removed: "
+            f"write into them, as in params[{name!r}][...] = value"
+        )
+
+    __delitem__ = pop = popitem = clear = update = setdefault = __ior__ = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy stands for itself: a plain dict
+        return dict, (dict(self),)
+
+
+class FlatParameters:
+    """A flat buffer and its views: ``views`` by public name, ``weights`` by layer * directions + direction."""
+
+    __slots__ = ("flat", "layout", "views", "weights")
+
+    def __init__(self, layout: Layout, flat: NDArray[Any]) -> None:
+        self.layout = layout
+        self.flat = flat
+        self.views = ParameterDict((e.name, flat[e.start : e.stop].reshape(e.shape)) for e in layout)
+        fields: list[dict[str, NDArray[Any]]] = [{} for _ in range(layout[-1].part + 1)]
+        for e in layout:
+            fields[e.part][e.field] = self.views[e.name]
+        self.weights = tuple(Weights(**f) for f in fields)
+
+    def set_writeable(self, writeable: bool) -> None:
+        """Make the buffer and every view read-only, or writeable again."""
+        self.flat.flags.writeable = writeable
+        for view in self.views.values():
+            view.flags.writeable = writeable
+
+
+def initial_values(layout: Layout, hidden_size: int, dtype: np.dtype[Any], seed: int | None) -> NDArray[Any]:
+    """A flat buffer of U(-1/sqrt(H), 1/sqrt(H)), PyTorch's law; the same numbers in every dtype but for rounding."""
+    bound = 1 / math.sqrt(hidden_size)
+    return np.random.default_rng(seed).uniform(-bound, bound, layout.size).astype(dtype)
+
+
+def read_mapping(mapping: Mapping[str, Any], layout: Layout, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A new flat buffer with the values of mapping, which must have exactly the layout's names and shapes.
+
+    Raises ValueError that lists what is missing, unexpected and misshapen, or what overflows dtype; TypeError for
+    what is no mapping or no array of floats. Nothing else is touched.
+    """
+    if not (hasattr(mapping, "keys") and hasattr(mapping, "__getitem__")):
+        raise TypeError(f"mapping must map names to arrays, got {type(mapping).__name__}")
+    shapes = {e.name: e.shape for e in layout}
+    given = {name: _floats(name, mapping[name]) for name in mapping.keys() if name in shapes}
+    problems = list(_mismatches(shapes, given, [name for name in mapping.keys() if name not in shapes]))
+    if problems:
+        raise ValueError("mapping does not fit the layer: " + "; ".join(problems))
+    flat = np.empty(layout.size, dtype)
+    for e in layout:
+        try:
+            with np.errstate(over="raise"):
+                flat[e.start : e.stop] = given[e.name].reshape(-1)
+        except FloatingPointError:
+            raise ValueError(f"mapping[{e.name!r}] has values too large for {dtype}") from None
+    return flat
+
+
+def _mismatches(
+    shapes: dict[str, tuple[int, ...]], given: dict[str, NDArray[Any]], unexpected: list[str]
+) -> Iterator[str]:
+    missing = [name for name in shapes if name not in given]
+    if missing:
+        yield f"missing {', '.join(missing)}"
+    if unexpected:
+        yield f"unexpected {', '.join(map(str, unexpected))}"
+    for name, array in given.items():
+        if array.shape != shapes[name]:
+            yield f"{name} must have shape {shapes[name]}, got {array.shape}"
+
+
+def _floats(name: str, value: Any) -> NDArray[Any]:
+    """Value as an array if it is one of floats (any precision, any library with ``__array__``)."""
+    if not hasattr(value, "__array__") or isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"mapping[{name!r}] must be an array of floats, got {type(value).__name__}")
+    array = np.asarray(value)
+    # ml_dtypes' bfloat16 has kind "V" and its own name; NumPy's structured and raw void types are called otherwise.
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        raise TypeError(f"mapping[{name!r}] must be an array of floats, got dtype {array.dtype}")
+    return array

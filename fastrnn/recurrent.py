@@ -1,0 +1,298 @@
+"""What RNN, LSTM and GRU share: options, parameters, calls."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrnn import checks, network
+from fastrnn.backend import load
+from fastrnn.cells import CELLS, Cell, cell_for
+from fastrnn.parameters import FlatParameters, Layout, ParameterDict, initial_values, read_mapping
+from fastrnn.stream import Stream
+from fastrnn.tape import Gradients, Tape
+
+if TYPE_CHECKING:
+    from fastrnn.checks import State
+
+__all__ = ["RecurrentLayer"]
+
+# What parameters, tapes and streams were made for.
+_FIXED = frozenset(
+    ("input_size", "hidden_size", "num_layers", "num_directions", "bias", "batch_first", "bidirectional")
+    + ("dropout", "dtype", "device", "cell", "cell_options", "layout")
+)
+
+
+class RecurrentLayer:
+    """The common part of the layers; use ``fastrnn.RNN``, ``fastrnn.LSTM`` or ``fastrnn.GRU``.
+
+    Letters: T steps, B rows of a batch, I = input_size, H = hidden_size, L = num_layers, D = 2 if bidirectional
+    else 1. Sequences are (T, B, ·); (B, T, ·) with batch_first; (T, ·) for one unbatched sequence. A state is h,
+    or (h, c) for LSTM, each (L*D, B, H), layer-major then direction, and (L*D, H) unbatched.
+
+    A layer may be used from several threads at once. Copies and pickles own their parameters.
+    """
+
+    _kind: ClassVar[str]  # the cell table's name of the layer class
+    _defaults: ClassVar[dict[str, Any]] = {  # options in the order in which repr shows them
+        "bias": True,
+        "batch_first": False,
+        "dropout": 0.0,
+        "bidirectional": False,
+        "dtype": np.dtype("float32"),
+        "device": "cpu",
+    }
+
+    _cell_defaults: ClassVar[dict[str, Any]]  # the options that choose the cell
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        cell_options: dict[str, Any],
+        *,
+        bias: bool,
+        batch_first: bool,
+        bidirectional: bool,
+        dropout: float,
+        dtype: Any,
+        device: str,
+        seed: int | None,
+    ) -> None:
+        self.input_size = checks.integer("input_size", input_size, 1)
+        self.hidden_size = checks.integer("hidden_size", hidden_size, 1)
+        self.num_layers = checks.integer("num_layers", num_layers, 1)
+        self.bias = checks.flag("bias", bias)
+        self.batch_first = checks.flag("batch_first", batch_first)
+        self.bidirectional = checks.flag("bidirectional", bidirectional)
+        self.dropout = checks.dropout(dropout)
+        self.dtype = checks.dtype(dtype)
+        self.device = checks.device(device)
+        seed = checks.seed(seed)
+        self.cell_options = cell_options
+        self.cell: Cell = cell_for(self._kind, **cell_options)
+        if self.device != "cpu":
+            load(self.device)
+        self.num_directions = 1 + self.bidirectional
+        self.layout = Layout.of(
+            self.cell, self.input_size, self.hidden_size, self.num_layers, self.num_directions, self.bias
+        )
+        flat = initial_values(self.layout, self.hidden_size, self.dtype, seed)
+        self._parameters = FlatParameters(self.layout, flat)
+        # Frozen: packed weights by "with what backward needs", in a new dict for every freeze, so that a thread
+        # that packs while another thaws, writes and freezes again can't leave old weights behind. Unfrozen: None.
+        self._kept_packs: dict[bool, tuple[Any, ...]] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and name in self.__dict__:
+            raise AttributeError(f"{name} is fixed when the layer is made: make another layer")
+        super().__setattr__(name, value)
+
+    # Calls
+
+    def __call__(
+        self,
+        x: NDArray[Any],
+        state: State | None = None,
+        *,
+        lengths: Any = None,
+        resets: NDArray[np.bool_] | None = None,
+        return_sequences: bool = True,
+    ) -> tuple[NDArray[Any], State]:
+        """Run the layer and keep nothing for backward.
+
+        Parameters
+        ----------
+        x : array (T, B, I), in the layer's dtype
+            (B, T, I) with batch_first; (T, I) for one unbatched sequence.
+        state : h, or (h, c) for LSTM, each (L*D, B, H); default zeros
+            (L*D, H) for an unbatched x.
+        lengths : (B,) integers, array or list, 0 <= length <= T; default T
+            Valid steps of each row, in any order. The reverse direction starts at a row's last valid step.
+        resets : (T, B) booleans, with batch_first too; (T,) for an unbatched x
+            Where True, the row's state is zeroed before step t, in the order in which its direction walks.
+        return_sequences : bool
+            False: y is each direction's h after its last step, and nothing of size T*B*H is kept.
+
+        Returns
+        -------
+        y : (T, B, D*H), (B, T, D*H) with batch_first, (T, D*H) unbatched; 0 past a row's length
+            (B, D*H), or (D*H,) unbatched, with return_sequences=False.
+        state : as ``state``
+            After each row's last valid step. A row of length 0 returns its initial state.
+
+        Raises TypeError for anything but arrays of the layer's dtype, ValueError for a shape or a value that does
+        not fit. Nothing is written to the arguments.
+        """
+        return network.infer(self, x, state, lengths, resets, return_sequences)
+
+    def forward(
+        self,
+        x: NDArray[Any],
+        state: State | None = None,
+        *,
+        lengths: Any = None,
+        resets: NDArray[np.bool_] | None = None,
+        seed: int | None = None,
+        recompute: int = 0,
+    ) -> tuple[NDArray[Any], State, Tape]:
+        """Run the layer for training: as calling it, with dropout between layers, and with a tape for ``backward``.
+
+        The tape refers to x without a copy: neither x nor the parameters may change before ``backward``. y and the
+        state are the caller's and share no memory with the tape.
+
+        Parameters
+        ----------
+        seed : int, optional
+            The dropout masks are a pure function of it; default a fresh one, kept in ``tape.seed``.
+        recompute : int
+            0 keeps every step. Others raise NotImplementedError in this version.
+        """
+        return network.train(self, x, state, lengths, resets, seed, recompute)
+
+    def backward(
+        self,
+        tape: Tape,
+        dy: NDArray[Any] | None = None,
+        dstate: Any = None,
+        *,
+        input_grad: bool = True,
+        keep_tape: bool = False,
+        out: Gradients | None = None,
+    ) -> Gradients:
+        """Back through time: the gradients of x, of the initial state, and of every parameter.
+
+        Parameters
+        ----------
+        tape : Tape
+            Of this layer's ``forward``. It is consumed (its memory is reused) unless keep_tape.
+        dy : array shaped as y, optional
+            Gradient of the loss with respect to y; what lies past a row's length is ignored.
+        dstate : shaped as the state, optional
+            Gradient with respect to the final state; entries of (h, c) may be None.
+        input_grad : bool
+            False saves the work for ``grads.x``, which is then None.
+        out : Gradients, optional
+            Of an earlier backward of the same shapes: x, state and params are added into it, and it is returned.
+
+        Raises RuntimeError for a consumed tape; ValueError for another layer's tape, for dy and dstate both None,
+        and for shapes that do not fit; TypeError for other dtypes.
+        """
+        return network.backward(self, tape, dy, dstate, input_grad, keep_tape, out)
+
+    def stream(self, batch_size: int = 1, state: State | None = None) -> Stream:
+        """A step-by-step run on a snapshot of the parameters, packed once. See ``fastrnn.Stream``.
+
+        Raises ValueError for a bidirectional layer: its reverse direction needs the whole sequence.
+        """
+        return Stream(self, batch_size, state)
+
+    # Parameters
+
+    @property
+    def flat_params(self) -> NDArray[Any]:
+        """All parameters, one after the other; write into it in place (``flat_params -= step`` does)."""
+        return self._parameters.flat
+
+    @flat_params.setter
+    def flat_params(self, value: NDArray[Any]) -> None:
+        if value is not self._parameters.flat:
+            raise AttributeError("flat_params can't be replaced: write into it, as in layer.flat_params[...] = value")
+
+    @property
+    def params(self) -> ParameterDict:
+        """Name -> array, views of ``flat_params`` in its order; write into the arrays in place."""
+        return self._parameters.views
+
+    def load_params(self, mapping: Mapping[str, Any]) -> None:
+        """Copy the values of mapping into the parameters; floats of any precision are cast.
+
+        Strict: names and shapes must be exactly the layer's. Raises ValueError that names what is missing,
+        unexpected or misshapen, or too large for the layer's dtype; TypeError for what is no array of floats;
+        RuntimeError for a frozen layer. A load that fails changes nothing.
+        """
+        if self.frozen:
+            raise RuntimeError("the layer is frozen: call unfreeze() before load_params()")
+        self._parameters.flat[...] = read_mapping(mapping, self.layout, self.dtype)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the parameters are read-only and their packed form is kept between calls."""
+        return self._kept_packs is not None
+
+    def freeze(self) -> Self:
+        """Make the parameters read-only and keep their packed form between calls: the fast way to infer.
+
+        Returns the layer. Kernels read weights in an order of their own, so an unfrozen layer, whose parameters
+        may change at any time, packs them in every call.
+        """
+        if not self.frozen:
+            self._parameters.set_writeable(False)
+            self._kept_packs = {}
+        return self
+
+    def unfreeze(self) -> Self:
+        """Make the parameters writeable again. Returns the layer."""
+        self._kept_packs = None
+        self._parameters.set_writeable(True)
+        return self
+
+    def packed_weights(self, backward: bool) -> tuple[Any, ...]:
+        """The backend's form of all weights, per layer * D + direction; kept if the layer is frozen."""
+        kept = self._kept_packs
+        if kept is None:
+            return self._pack(backward)
+        packed = kept.get(True) or kept.get(backward)  # a pack with what backward needs serves forward too
+        if packed is None:
+            packed = kept[backward] = self._pack(backward)
+        return packed
+
+    def _pack(self, backward: bool) -> tuple[Any, ...]:
+        pack = load(self.device).pack
+        return tuple([pack(self.cell, *weights, backward=backward) for weights in self._parameters.weights])
+
+    def to(self, device: str) -> Self:
+        """Move the layer to a device, in place, and return it; views of the old parameters are dead.
+
+        Raises NotImplementedError for ``"cuda"``, which this version lacks.
+        """
+        device = checks.device(device)
+        if device != self.device:
+            load(device)
+        return self
+
+    # Copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__, cell=self.cell.name)  # the row of the table, not a copy of it
+        state["_parameters"] = self.flat_params
+        state["_kept_packs"] = self.frozen
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        frozen = state.pop("_kept_packs")
+        self.__dict__.update(state, cell=CELLS[state["cell"]], _kept_packs=None)
+        # An unpickled array may not own its memory, and could then not be thawed.
+        self._parameters = FlatParameters(self.layout, np.array(state["_parameters"]))
+        if frozen:
+            self.freeze()
+
+    def __copy__(self) -> Self:  # two layers on one buffer could not freeze apart
+        return copy.deepcopy(self)
+
+    def __repr__(self) -> str:
+        parts = [str(self.input_size), str(self.hidden_size)]
+        if self.num_layers != 1:
+            parts.append(f"num_layers={self.num_layers}")
+        options = {name: getattr(self, name) for name in self._defaults} | self.cell_options
+        defaults = self._defaults | self._cell_defaults
+        for name, value in options.items():
+            if value != defaults[name]:
+                parts.append(f"{name}={(value.name if name == 'dtype' else value)!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"

@@ -1,0 +1,142 @@
+"""Step by step: a layer on input that arrives as it happens."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrnn import checks
+from fastrnn.backend import load
+from fastrnn.cells import Cell
+from fastrnn.sequences import Schedule
+
+if TYPE_CHECKING:
+    from fastrnn.checks import State
+    from fastrnn.recurrent import RecurrentLayer
+
+__all__ = ["Stream"]
+
+
+class Stream:
+    """A step-by-step run of a layer on a snapshot of its parameters; made by ``layer.stream()``.
+
+        y_t = stream(x_t, out=None)
+
+    x_t is (B, I) in the layer's dtype, or (I,) where batch_size is 1; y_t is (B, H) or (H,). Without ``out`` the
+    next call overwrites y_t; with it, the result is written there, and it is returned.
+
+    What the stream computes is what the layer would on the whole sequence. It follows the layer's parameters as
+    they were when it was made. A stream is one run: use one per thread.
+    """
+
+    def __init__(self, layer: RecurrentLayer, batch_size: int = 1, state: State | None = None) -> None:
+        """Raises ValueError for a bidirectional layer, TypeError or ValueError for arguments that do not fit."""
+        self._batch_size = B = checks.integer("batch_size", batch_size, 1)
+        if layer.bidirectional:
+            raise ValueError("stream() needs a layer of one direction, got bidirectional=True")
+        self._dtype, self._states = layer.dtype, layer.cell.states
+        self._num_layers, H = layer.num_layers, layer.hidden_size
+        self._shapes = ((B, layer.input_size), (layer.input_size,), (self._num_layers, B, H))
+        initial = self._checked(state)
+        backend = load(layer.device)
+        make = getattr(backend, "stepper", None) or functools.partial(_ForwardStepper, backend, (B, H), layer.dtype)
+        packed = layer.packed_weights(backward=False)
+        outputs = [np.zeros((B, H), layer.dtype) for _ in packed]
+        self._steppers = tuple(make(layer.cell, p, B) for p in packed)
+        self._chain = tuple(zip([s.step for s in self._steppers], outputs, strict=True))
+        self._y = outputs[-1]
+        self._y_row = self._y[0]
+        if initial is not None:
+            self._assign(initial)
+
+    def __call__(self, x_t: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Take one step. Raises TypeError or ValueError, before any work, for arguments that do not fit."""
+        x = checks.array("x_t", x_t, self._dtype)
+        batch, row, _ = self._shapes
+        y = self._y
+        if x.shape != batch:
+            if x.shape != row or len(y) != 1:
+                single = f", or (I,) = {row}" if len(y) == 1 else ""
+                raise ValueError(f"x_t must have shape (B, I) = {batch}{single}, got {x.shape}")
+            y = self._y_row
+            x = x[None]
+        if out is not None:
+            letters = "(B, H)" if y is self._y else "(H,)"
+            out = checks.output("out", out, self._dtype, y.shape, letters)
+        # The last output fed back counts too: a step must not write over what it reads.
+        flags = x.flags
+        if not (flags.c_contiguous and flags.aligned) or x is self._y or x.base is self._y:
+            x = x.copy()
+        for step, h in self._chain:
+            step(x, h)
+            x = h
+        if out is None:
+            return y
+        np.copyto(out, y)
+        return out
+
+    @property
+    def state(self) -> State:
+        """A copy of the state: h, or (h, c), each (num_layers, B, H). Assigning sets it."""
+        parts = tuple(np.stack([stepper.state[k] for stepper in self._steppers]) for k in range(len(self._states)))
+        return parts[0] if len(parts) == 1 else parts
+
+    @state.setter
+    def state(self, value: State) -> None:
+        if value is None:
+            raise TypeError("state must be an array or a tuple of arrays, got None: use stream.reset()")
+        self._assign(self._checked(value))
+
+    def reset(self, rows: Any = None) -> None:
+        """Zero the state, of all rows or of these: an integer, integers, or a (B,) mask of booleans."""
+        chosen = slice(None) if rows is None else checks.index_rows(rows, self._batch_size)
+        for stepper in self._steppers:
+            parts = tuple(np.array(part) for part in stepper.state)
+            for part in parts:
+                part[chosen] = 0
+            stepper.state = parts
+
+    def _checked(self, value: State | None) -> Any:
+        """A state as (L, B, H) arrays; (L, H) counts as one where the batch size is 1, as for unbatched x."""
+        shape, what = self._shapes[2], "(num_layers, B, H)"
+        if self._batch_size == 1 and _all_unbatched(value):
+            parts = checks.states("state", value, self._dtype, self._states, shape[::2], "(num_layers, H)")
+            return None if parts is None else tuple(part[:, None] for part in parts if part is not None)
+        return checks.states("state", value, self._dtype, self._states, shape, what)
+
+    def _assign(self, parts: tuple[NDArray[Any], ...]) -> None:
+        for k, stepper in enumerate(self._steppers):
+            stepper.state = tuple(part[k] for part in parts)
+
+    def __repr__(self) -> str:
+        return f"<Stream of {self._num_layers} layers, batch_size={self._batch_size}>"
+
+
+class _ForwardStepper:
+    """A stepper for a backend that has none: forward over one step."""
+
+    def __init__(
+        self, backend: Any, shape: tuple[int, int], dtype: np.dtype[Any], cell: Cell, packed: Any, B: int
+    ) -> None:
+        self.forward = functools.partial(backend.forward, cell, packed)
+        self.schedule = Schedule(1, B)
+        self._state = tuple(np.zeros(shape, dtype) for _ in cell.states)
+
+    def step(self, x: NDArray[Any], out: NDArray[Any]) -> None:
+        self.forward(x[None], self._state, self.schedule, None, out[None], self._state, False)
+
+    @property
+    def state(self) -> tuple[NDArray[Any], ...]:
+        return self._state
+
+    @state.setter
+    def state(self, value: tuple[NDArray[Any], ...]) -> None:
+        self._state = tuple(np.array(v) for v in value)
+
+
+def _all_unbatched(value: Any) -> bool:
+    parts = value if isinstance(value, (tuple, list)) else (value,)
+    return all(getattr(part, "ndim", None) == 2 for part in parts)
