@@ -1,0 +1,18 @@
+"""The benchmark suite: ``python -m bench`` measures fastrnn against installed rivals and against the machine's limits.
+
+Reading order: ``cases`` (what is timed), ``peers`` (who is timed), ``worker`` and ``processes`` (one process each),
+``measure`` (blocks in turn, ratios of medians), ``limits`` (the machine), ``run`` (one whole run), ``results`` (the
+file it leaves), ``tables``, ``report``, ``compare`` and ``plots`` (what is made of that file), ``workloads``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+# tests/reference is imported from the checkout; ``python -m bench`` already runs there, pytest may not.
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))

@@ -1,0 +1,186 @@
+"""The command line: ``python -m bench [run] | compare | report | workload``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench import RESULTS, machine
+from bench.cases import CELLS, MODES, cases_for, parse_shapes
+from bench.measure import Budget
+from bench.peers import OURS, select
+from bench.results import Results, ResultsError, save
+from bench.run import Plan, effort, execute
+from bench.workloads.charlm import Config
+from bench.workloads.runner import EFFORT, WORKLOADS
+
+__all__ = ["main"]
+
+LAST = RESULTS / "local" / "last.json"
+_COMMANDS = ("run", "compare", "report", "workload")
+
+# A quick run has to fit a minute; a grid has the time to be sure.
+_QUICK = Budget(rounds=5, block_s=0.015, extra_rounds=5)
+_THOROUGH = Budget(rounds=9, block_s=0.06, extra_rounds=9)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0 if all went well, 1 if a check failed, 2 for a wrong command line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] not in (*_COMMANDS, "-h", "--help"):
+        arguments.insert(0, "run")
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, ResultsError) as error:
+        parser.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(metavar="command", required=True)
+    _add_run(commands)
+    workload = commands.add_parser("workload", help="train a real model and say how fast it went")
+    workload.add_argument("name", choices=sorted(WORKLOADS))
+    workload.add_argument("--against", choices=("torch",), help="the same model there: losses and speed compared")
+    workload.add_argument("--steps", type=int, default=Config.steps)
+    workload.add_argument("--threads", default=None)
+    workload.add_argument("--json", type=Path, default=None, help="write the figures here")
+    workload.set_defaults(command=_workload)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser("run", help="measure cells against rivals and limits (the default)")
+    run.add_argument("--cells", default="all", help=f"all, or some of {', '.join(CELLS)}; a prefix (lstm) is enough")
+    run.add_argument("--shapes", default="quick", help="quick, grid, full, or T,B,I,H (several: separated by ;)")
+    run.add_argument("--dtypes", default="float32", help="float32, float64")
+    run.add_argument("--modes", default="forward,training", help=", ".join(MODES))
+    run.add_argument("--devices", default="cpu", choices=("cpu", "cuda", "all"))
+    run.add_argument("--threads", default=None, help="one or more counts (default: all physical cores)")
+    run.add_argument("--peers", default="auto", help="auto (all installed), none, or names")
+    run.add_argument("--json", type=Path, default=LAST, help=f"where the results go (default: {LAST})")
+    run.add_argument("--plots", type=Path, default=None, metavar="DIR", help="draw the pictures into this folder")
+    run.add_argument("--no-workload", action="store_true", help="leave the character model out")
+    run.set_defaults(command=_run)
+
+
+def _names(text: str, known: Sequence[str], what: str) -> list[str]:
+    """The names that a list separated by commas asks for; raises ValueError for one that is not known."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{what} must be some of {', '.join(known)}, got {name!r}")
+    return names
+
+
+def _cells(text: str) -> list[str]:
+    """Cells by name; a name that is no cell's stands for all cells that begin with it."""
+    if text == "all":
+        return list(CELLS)
+    chosen = []
+    for name in (part.strip() for part in text.split(",")):
+        matching = [name] if name in CELLS else [cell for cell in CELLS if cell.startswith(name)]
+        if not name or not matching:
+            raise ValueError(f"cells must be all or some of {', '.join(CELLS)}, got {name!r}")
+        chosen += [cell for cell in matching if cell not in chosen]
+    return chosen
+
+
+def _threads(text: str | None) -> list[int]:
+    if text is None:
+        return [machine.physical_cores()]
+    counts = [int(part) if part.strip().isdigit() else 0 for part in text.split(",")]
+    if min(counts) < 1:
+        raise ValueError(f"threads must be positive integers, got {text!r}")
+    return counts
+
+
+def _run(options: argparse.Namespace) -> int:
+    shapes = parse_shapes(options.shapes)
+    devices = ["cpu", "cuda"] if options.devices == "all" else [options.devices]
+    cases = list(
+        cases_for(
+            _cells(options.cells),
+            shapes,
+            _names(options.dtypes, ("float32", "float64"), "dtypes"),
+            _names(options.modes, MODES, "modes"),
+            devices,
+        )
+    )
+    plan = Plan(
+        cases=cases,
+        rivals=select(options.peers),
+        threads=_threads(options.threads),
+        budget=_QUICK if options.shapes == "quick" else _THOROUGH,
+        workloads={} if options.no_workload else dict(WORKLOADS),
+    )
+    results = _with_bar(plan, options.json)
+    from bench.terminal import print_results, terminal
+
+    print_results(results)
+    terminal.print(f"\nresults: {options.json}")
+    return 1 if _failures(results) else 0
+
+
+def _with_bar(plan: Plan, path: Path) -> Results:
+    from bench.terminal import Bar
+
+    total = sum(effort(case) for case in plan.cases) + 3 + 2 * (1 + len(plan.rivals))
+    total = total * len(plan.threads) + EFFORT * len(plan.workloads)
+    with Bar(total) as bar:
+        return execute(plan, bar, keep=_keeper(path, bar.say))
+
+
+def _keeper(path: Path, say: Callable[[str], None]) -> Callable[[Results], None]:
+    """Saves after every case; a folder that cannot be written is said once and costs nothing else."""
+    failed: list[OSError] = []
+
+    def keep(results: Results) -> None:
+        try:
+            save(results, path)
+        except OSError as error:
+            if not failed:
+                say(f"the results cannot be written to {path}: {error.strerror}")
+            failed.append(error)
+
+    return keep
+
+
+def _failures(results: Results) -> list[str]:
+    """Our own cases that disagreed with the reference or did not run."""
+    return [
+        f"{label}: {entry['why']}"
+        for row in results["cases"]
+        for label, entry in row["entries"].items()
+        if label.split()[0] == OURS and entry["status"] in ("refused", "failed")
+    ]
+
+
+def _workload(options: argparse.Namespace) -> int:
+    from bench.terminal import Bar, print_header, terminal
+
+    config = replace(Config(), steps=options.steps)
+    plan = Plan(
+        cases=(),
+        rivals=(),
+        threads=_threads(options.threads),
+        budget=_QUICK,
+        workloads={
+            options.name: lambda threads, progress: WORKLOADS[options.name](
+                threads, progress, config=config, against=options.against
+            )
+        },
+    )
+    with Bar(3 + EFFORT) as bar:
+        results = execute(plan, bar, keep=_keeper(options.json, bar.say) if options.json else lambda _: None)
+    print_header(results)
+    for name, figures in results["workloads"].items():
+        terminal.print(f"{name}: {figures['summary']}\n")
+        terminal.print(figures["sample"], markup=False)
+    return 0 if results["complete"] else 130

@@ -1,0 +1,57 @@
+"""The file that a run leaves: what is in it, and reading the files of older versions.
+
+Version 1
+---------
+schema, created, commit, machine, settings      where, when, how
+contenders: {name: {versions, settings, import_s}}
+limits: {threads: {flops: {dtype: FLOP/s}, bytes: {level: B/s}, cache: {level: bytes}}}
+cases: [{case: {cell, T, B, I, H, dtype, mode, device}, threads, flops, streamed_bytes, limit, floor_s,
+         entries: {"name" or "name variant": entry}}]
+workloads: {name: figures}
+complete: False if the run was broken off
+
+An entry has ``status``: "timed", "refused", "unsupported", "failed" (these with ``why``); if timed also
+seconds, low, high (median and quartiles of all samples), blocks (each block's median, in turn with everyone
+else's), samples, first_call_s, prepare_s, warmup_s, error, tolerance, peak_bytes, how, native.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["SCHEMA", "ResultsError", "load", "save"]
+
+SCHEMA = 1
+
+Results = dict[str, Any]
+
+
+class ResultsError(ValueError):
+    """The file is not one of ours, or of a version that this code does not know."""
+
+
+def save(results: Results, path: Path) -> None:
+    """Write a results file; a file that is there is replaced only by a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(path.suffix + ".part")
+    unfinished.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def load(path: Path) -> Results:
+    """Read a results file of this or an older version. Raises ResultsError."""
+    try:
+        results = json.loads(path.read_text())
+    except OSError as error:
+        raise ResultsError(f"{path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ResultsError(f"{path}: not JSON ({error})") from error
+    schema = results.get("schema") if isinstance(results, dict) else None
+    if not isinstance(schema, int):
+        raise ResultsError(f"{path}: not a results file of fastrnn's benchmark (no schema version)")
+    if schema > SCHEMA:
+        raise ResultsError(f"{path}: schema version {schema}, this code reads up to {SCHEMA}")
+    return results

@@ -1,0 +1,100 @@
+"""The terminal: progress bar, tables, and the lines around them."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+from bench import tables
+from bench.results import Results
+
+__all__ = ["Bar", "print_header", "print_results", "print_table", "terminal"]
+
+terminal = Console(highlight=False, soft_wrap=False)
+
+
+class Bar:
+    """A ``bench.run.Progress`` with the time that is left; without a terminal it prints a line per stage."""
+
+    def __init__(self, total: float) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description:<52.52}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def begin(self, what: str, effort: float) -> None:
+        self._bar.update(self._task, description=what)
+
+    def advance(self, effort: float) -> None:
+        self._bar.advance(self._task, effort)
+
+    def say(self, line: str) -> None:
+        self._bar.console.print(line)
+
+
+def print_table(table: tables.Table) -> None:
+    """One table with its title and notes."""
+    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for i, column in enumerate(table.columns):
+        shown.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    previous = None
+    for row in table.rows:
+        if previous not in (None, row[1]):
+            shown.add_section()
+        previous = row[1]
+        shown.add_row(*row)
+    terminal.print(shown)
+    for note in table.notes:
+        terminal.print(note)
+
+
+def print_header(results: Results) -> None:
+    """Machine, versions and settings, limits: what the figures hold for."""
+    m = results["machine"]
+    terminal.print(
+        f"{m['processor']} ({m['microarchitecture']}), {m['cores']} cores, {m['system']}, Python {m['python']}"
+    )
+    for name, about in results["contenders"].items():
+        versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+        settings = ", ".join(f"{k}={v}" for k, v in about["settings"].items())
+        terminal.print(f"  {name}: {versions}; {settings}")
+    for threads, limits in results["limits"].items():
+        terminal.print(f"  {limits_text(threads, limits)}")
+
+
+def limits_text(threads: str, limits: dict[str, Any]) -> str:
+    """The measured limits in one line."""
+    flops = ", ".join(f"{dtype} {rate / 1e9:.0f}" for dtype, rate in limits["flops"].items())
+    levels = ", ".join(f"{level} {rate / 1e9:.0f}" for level, rate in limits["bytes"].items())
+    return f"limits with {threads} thread(s): FMA GFLOP/s {flops}; loads GB/s {levels}"
+
+
+def print_results(results: Results) -> None:
+    """All of a run's tables."""
+    print_header(results)
+    for about, rows in tables.groups(results):
+        print_table(tables.mode_table(about, rows))
+    for name, figures in results["workloads"].items():
+        terminal.print(f"\n{name}: {figures['summary']}")
+        if figures.get("sample"):
+            terminal.print(figures["sample"], style="dim", markup=False)
+    if not results["complete"]:
+        terminal.print("This run was broken off.")
