@@ -120,10 +120,9 @@ def infer(
     packed = layer.packed_weights(backward=False)
     y, finals, _ = _forward(layer, call, packed, layer.batch_first, return_sequences, seed=None)
     if y is None:
-        # Each direction's last output is its last layer's final h: (D, B, H) -> (B, D*H).
-        last = finals[0][-layer.num_directions :]
-        y = last.transpose(1, 0, 2).reshape(call.x.shape[1], -1).copy()
-        return (y[0] if call.unbatched else y), _public_state(finals, call.unbatched)
+        # Each direction's last output is the last layer's final h.
+        last = np.concatenate(finals[0][-layer.num_directions :], axis=-1)
+        return (last[0] if call.unbatched else last), _public_state(finals, call.unbatched)
     return _public_sequence(y, call.unbatched, layer.batch_first), _public_state(finals, call.unbatched)
 
 

@@ -1,8 +1,8 @@
 """The table of cases that tests and benchmarks share: which cells, which shapes, and numbers to fill them.
 
-A ``Case`` is a description, ``Case.problem()`` its arrays. A case forces what it is named for: with ``ragged``
-the first row has length 0, the last one all T, and dy holds NaN past every length, which must be ignored; with
-``resets`` there is one at t = 0, one in the middle, and one on a row's last valid step.
+A ``Case`` is a description, ``Case.problem()`` its arrays. A case forces what it is named for: with
+``ragged`` the first row has length 0, the last one all T, and dy holds NaN past every length, which must be
+ignored; with ``resets`` there is one at t = 0, one in the middle, and one on a row's last valid step.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _lengths(rng, T, B):
 
 
 def _resets(rng, T, B, lengths):
-    """Scattered resets: at t = 0, midway, on last valid steps, past lengths; the second of 3 rows or more has none."""
+    """Scattered resets: at t = 0, midway, on last valid steps, past lengths; of 3 rows or more one has none."""
     resets = rng.random((T, B)) < 0.15
     if T and B:
         lengths = np.full(B, T) if lengths is None else lengths

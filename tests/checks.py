@@ -41,20 +41,11 @@ def as_public(states):
 
 
 def make_layer(problem: Problem, **options):
-    """The public layer for a problem, with its parameters loaded."""
+    """The public layer for a problem, with its parameters loaded; options override those of the case."""
     case = problem.case
     name, cell_options = LAYERS[case.cell]
-    layer = getattr(fastrnn, name)(
-        case.I,
-        case.H,
-        case.num_layers,
-        **cell_options,
-        bias=case.bias,
-        batch_first=case.batch_first,
-        bidirectional=case.bidirectional,
-        dtype=case.dtype,
-        **options,
-    )
+    of_case = {option: getattr(case, option) for option in ("bias", "batch_first", "bidirectional", "dtype")}
+    layer = getattr(fastrnn, name)(case.I, case.H, case.num_layers, **cell_options | of_case | options)
     layer.load_params(problem.params)
     return layer
 

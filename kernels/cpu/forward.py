@@ -93,10 +93,11 @@ def activate(phase, gates, a, m, z, z_row, tables, i, u, gate_step, n, r, r_stri
 def advance(phase, gates, a, tables, scratch, s, first, stride, rows, u_first, u_last):
     """One phase of step s, for the rows first, first + stride, ... and the panels of one zone in [u_first, u_last)."""
     v = read(Layer, a)
-    n = read_int(v.active + s * 8)
-    before = 0
+    # Without a tape one part of B rows serves every step: threads that own rows may be at different steps, so the
+    # places of rows in it must not depend on how many are alive.
+    n, before = v.B, 0
     if v.keep:
-        before = read_int(v.offset + s * 8)
+        n, before = read_int(v.active + s * 8), read_int(v.offset + s * 8)
     bias, wx, wh, slab, operands = v.bias, v.wx, v.wh, v.slab, Table.H_IN
     if two_phases(phase) and is_last(phase):
         bias, wx, wh, slab, operands = v.bias2, v.wx2, v.wh2, v.slab2, Table.OPERAND

@@ -8,7 +8,7 @@ A cell offers
     forward(w, x, state) -> state, saved
     backward(w, saved, dstate, dw) -> dx, dstate    (adds the parameters' gradients into dw)
 with x (n, I), each state (n, H), and Weights as below. ``dstate`` is the gradient of the loss with respect to
-the states that forward returned, everything downstream included; what comes back is that of the states it took.
+the states that forward returned, everything downstream included; what comes back is that of those it took.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from tests.reference.recurrence import scan, scan_backward
 class Network:
     """A stack of one cell; how many layers and directions, the names of the parameters tell.
 
-    params maps ``weight_ih_l{k}{_reverse}``, ``weight_hh_…``, ``bias_ih_…``, ``bias_hh_…`` (both biases or none)
-    and ``weight_peephole_…`` to arrays of one dtype. D is the number of directions, L that of layers; every state
-    is (L*D, B, H), layer-major then direction, and always in a tuple: (h,) or (h, c).
+    params maps ``weight_ih_l{k}{_reverse}``, ``weight_hh_…``, ``bias_ih_…``, ``bias_hh_…`` (both or none) and
+    ``weight_peephole_…`` to arrays of one dtype. D is the number of directions, L that of layers; every state is
+    (L*D, B, H), layer-major then direction, and always in a tuple: (h,) or (h, c).
     """
 
     def __init__(self, cell, params):
@@ -38,8 +38,8 @@ class Network:
     def forward(self, x, state=None, lengths=None, resets=None, masks=None):
         """Return y (T, B, D*H), the final states, and a tape.
 
-        x (T, B, I); lengths (B,) (default: all T); resets (T, B) (default: none); masks: for each layer but the
-        last what its output (T, B, D*H) is multiplied with before the next layer sees it (default: 1).
+        x (T, B, I); lengths (B,) (default: all T); resets (T, B) (default: none); masks: for each layer but
+        the last what its output (T, B, D*H) is multiplied with before the next layer sees it (default: 1).
         """
         T, B, _ = x.shape
         D = len(self.directions)
