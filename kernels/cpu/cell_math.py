@@ -19,6 +19,9 @@ Its ``forward`` and ``backward`` see the slots of both phases, the first's alrea
 order of the table; a function that leaves a slot alone returns it as it came.
 
 What a cell does not use costs nothing: the loads are dead code.
+
+A mix of two values is written a * u + (1 - a) * v, not v + a * (u - v): one operation more, but exact where a is 1,
+so that a gate held open carries a state unchanged for any number of steps.
 """
 
 from __future__ import annotations
@@ -176,13 +179,13 @@ class _CoupledLSTM:
     @staticmethod
     def forward(slots, h, c, p):
         f, g, o = sigmoid(slots[0]), tanh(slots[1]), sigmoid(slots[2])
-        c = fma(f, c - g, g)
+        c = fma(f, c, (1.0 - f) * g)
         return (f, g, o), o * tanh(c), c
 
     @staticmethod
     def backward(slots, dh, carry, h, c, p):
         f, g, o = slots
-        t = tanh(fma(f, c - g, g))
+        t = tanh(fma(f, c, (1.0 - f) * g))
         dzo = dh * t * _dsigmoid(o)
         dc = fma(dh * o, _dtanh(t), carry)
         return (dc * (c - g) * _dsigmoid(f), dc * (1.0 - f) * _dtanh(g), dzo), dc * f
@@ -196,14 +199,14 @@ class _PeepholeCoupledLSTM:
     def forward(slots, h, c, p):
         f = sigmoid(fma(p[0], c, slots[0]))
         g = tanh(slots[1])
-        c = fma(f, c - g, g)
+        c = fma(f, c, (1.0 - f) * g)
         o = sigmoid(fma(p[1], c, slots[2]))
         return (f, g, o), o * tanh(c), c
 
     @staticmethod
     def backward(slots, dh, carry, h, c, p):
         f, g, o = slots
-        t = tanh(fma(f, c - g, g))
+        t = tanh(fma(f, c, (1.0 - f) * g))
         dzo = dh * t * _dsigmoid(o)
         dc = fma(p[1], dzo, fma(dh * o, _dtanh(t), carry))
         dzf = dc * (c - g) * _dsigmoid(f)
@@ -225,7 +228,7 @@ class _GRU:
     @staticmethod
     def forward(slots, h, c, p):
         r, z, n = slots[0], slots[1], tanh(slots[2])
-        return (r, z, n), fma(z, h - n, n), c
+        return (r, z, n), fma(z, h, (1.0 - z) * n), c
 
     @staticmethod
     def backward(slots, dh, carry, h, c, p):
@@ -247,7 +250,7 @@ class _ResetAfterGRU:
     def forward(slots, h, c, p):
         r, z, hn = sigmoid(slots[1]), sigmoid(slots[2]), slots[3]
         n = tanh(fma(r, hn, slots[0]))
-        return (n, r, z, hn), fma(z, h - n, n), c
+        return (n, r, z, hn), fma(z, h, (1.0 - z) * n), c
 
     @staticmethod
     def backward(slots, dh, carry, h, c, p):
