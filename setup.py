@@ -1,0 +1,52 @@
+"""Packaging. The folder kernels/ installs as fastrnn.kernels, and never as a global package of that name."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "fastrnn/__init__.py").read_text(encoding="utf-8"), re.M)
+README = ROOT / "README.md"
+
+TEST = ["pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "onnx>=1.16", "onnxruntime>=1.20"]
+BENCH = ["pytest>=8", "pytest-benchmark>=4", "onnx>=1.16", "onnxruntime>=1.20", "rich>=13"]
+
+setup(
+    name="fastrnn",
+    version=VERSION.group(1),
+    description="Fast recurrent cells for NumPy and CuPy, forward and backward through time, without a framework",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=[
+        *find_packages(str(ROOT), include=["fastrnn", "fastrnn.*"]),
+        *(f"fastrnn.{name}" for name in find_packages(str(ROOT), include=["kernels", "kernels.*"])),
+    ],
+    package_dir={"fastrnn": "fastrnn", "fastrnn.kernels": "kernels"},
+    package_data={"fastrnn": ["py.typed"], "fastrnn.kernels": ["**/*.cu", "**/*.cuh"]},
+    install_requires=["numpy>=1.26", "numba>=0.61"],
+    extras_require={
+        "test": TEST,
+        "bench": BENCH,
+        # Rivals beyond ONNX Runtime. torch is several GB with its CUDA libraries; a CPU build does as well.
+        "peers": ["torch>=2.4", "openvino>=2024.4", "jax>=0.4.30", "keras>=3.5", "mygrad>=2.2"],
+        "dev": ["ruff>=0.14", "mypy>=1.15"],
+        "cuda13": ["cupy-cuda13x>=14", "cuda-toolkit[nvrtc,cudart,cublas]==13.*"],
+        "cuda12": ["cupy-cuda12x>=14", "cuda-toolkit[nvrtc,cudart,cublas]==12.*"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering",
+        "Typing :: Typed",
+    ],
+    zip_safe=False,
+)
