@@ -1,0 +1,118 @@
+"""Every cell through the public layers against the reference: outputs, states and all gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.cases import DTYPES, LAYERS, TOLERANCE, Case, sizes, structures
+from tests.checks import (
+    as_public,
+    as_tuple,
+    assert_close,
+    layer_results,
+    make_layer,
+    reference_results,
+    relative_error,
+)
+from tests.reference import CELLS
+
+
+@pytest.mark.parametrize("case", structures(), ids=str)
+def test_structures(case):
+    problem = case.problem()
+    assert_close(layer_results(problem), reference_results(problem), problem)
+
+
+@pytest.mark.parametrize("case", sizes(), ids=str)
+def test_sizes(case):
+    problem = case.problem()
+    assert_close(layer_results(problem), reference_results(problem), problem)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", LAYERS)
+def test_a_thousand_steps(cell, dtype, bidirectional):
+    case = Case(cell, T=1000, B=3, I=5, H=33, dtype=dtype, bidirectional=bidirectional, ragged=bidirectional)
+    problem = case.problem()
+    assert_close(layer_results(problem), reference_results(problem), problem)
+
+
+@pytest.mark.parametrize("T, B, I, H", [(3, 70, 9, 48), (40, 33, 50, 20), (2, 1, 700, 5), (9, 6, 2, 300)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", LAYERS)
+def test_larger_than_a_tile(cell, dtype, T, B, I, H):
+    problem = Case(cell, T=T, B=B, I=I, H=H, dtype=dtype, ragged=True, num_layers=2).problem()
+    problem.x *= min(1, (H / I) ** 0.5)  # a wide input must not saturate every gate: no gradient would be left
+    assert_close(layer_results(problem), reference_results(problem), problem)
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+def test_float32_gradients_gate_by_gate(cell):
+    """Each gate's block against its own largest entry: a wrong small gate can't hide behind a large one."""
+    problem = Case(cell, T=30, B=8, I=40, H=256, dtype="float32").problem()
+    got, want = layer_results(problem).dparams, reference_results(problem).dparams
+    blocks = dict.fromkeys(want, CELLS[cell].gates) | {"weight_peephole_l0": CELLS[cell].peepholes}
+    errors = {}
+    for name, array in want.items():
+        pieces = zip(np.split(got[name], len(blocks[name])), np.split(array, len(blocks[name])), strict=True)
+        for gate, (mine, theirs) in zip(blocks[name], pieces, strict=True):
+            errors[name, gate] = relative_error(mine, theirs)
+    bad = {key: f"{error:.1e}" for key, error in errors.items() if not error <= TOLERANCE["float32"]}
+    assert not bad
+
+
+@pytest.mark.parametrize("size", [1e2, 1e6, 1e30])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", LAYERS)
+def test_saturated_gates(cell, dtype, size):
+    """Pre-activations where exp over- and underflows: gates end at 0 or 1, and no gradient is NaN.
+
+    One input feature keeps z = w x free of cancellation, so float32 still knows every gate.
+    """
+    problem = Case(cell, I=1, dtype=dtype).problem()
+    problem.x *= problem.x.dtype.type(size if cell != "rnn_relu" else 1)
+    got, want = layer_results(problem), reference_results(problem)
+    for mine, theirs in zip((got.y, *got.state), (want.y, *want.state), strict=True):
+        assert relative_error(mine, theirs) <= TOLERANCE[dtype]
+    for name, array in got.named().items():
+        assert np.isfinite(array).all(), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", LAYERS)
+def test_inference_is_the_forward_pass(cell, dtype):
+    """The call that keeps nothing gives bitwise what forward() gives, and the last outputs when asked."""
+    structure = {"num_layers": 2, "bidirectional": True, "ragged": True, "resets": True}
+    for case in (
+        Case(cell, dtype=dtype),
+        Case(cell, dtype=dtype, **structure),
+        Case(cell, T=1, B=1, H=64, dtype=dtype),
+    ):
+        problem = case.problem()
+        layer = make_layer(problem)
+        state = as_public(problem.state)
+        options = {"lengths": problem.lengths, "resets": problem.resets}
+        y, final, _ = layer.forward(problem.x, state, **options)
+        y_kept_nothing, final_kept_nothing = layer(problem.x, state, **options)
+        last, final_of_last = layer(problem.x, state, **options, return_sequences=False)
+        np.testing.assert_array_equal(y_kept_nothing, y)
+        for other in (final_kept_nothing, final_of_last):
+            np.testing.assert_array_equal(as_tuple(other), as_tuple(final))
+        np.testing.assert_array_equal(last, problem.network().last_output(as_tuple(final)))
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+def test_no_state_is_a_zero_state(cell):
+    problem = Case(cell, num_layers=2, bidirectional=True, ragged=True, resets=True).problem()
+    layer = make_layer(problem)
+    for s in problem.state:
+        s[...] = 0
+    runs = []
+    for state in (None, as_public(problem.state)):
+        y, final, tape = layer.forward(problem.x, state, lengths=problem.lengths, resets=problem.resets)
+        grads = layer.backward(tape, problem.dy, as_public(problem.dstate))
+        runs.append([y, *as_tuple(final), grads.x, *as_tuple(grads.state), *grads.params.values()])
+    for without, with_zeros in zip(*runs, strict=True):
+        np.testing.assert_array_equal(without, with_zeros)
