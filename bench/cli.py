@@ -13,12 +13,13 @@ from bench import RESULTS, machine
 from bench.cases import CELLS, MODES, cases_for, parse_shapes
 from bench.measure import Budget
 from bench.peers import OURS, select
-from bench.results import Results, ResultsError, save
-from bench.run import Plan, effort, execute
+from bench.report import PUBLISHED
+from bench.results import Results, ResultsError, load, save
+from bench.run import COMPILE_EFFORT, Plan, effort, execute
 from bench.workloads.charlm import Config
 from bench.workloads.runner import EFFORT, WORKLOADS
 
-__all__ = ["main"]
+__all__ = ["cells_named", "main", "names_among"]
 
 LAST = RESULTS / "local" / "last.json"
 _COMMANDS = ("run", "compare", "report", "workload")
@@ -45,6 +46,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_run(commands)
+    compare = commands.add_parser("compare", help="two results files: ratios, and what got slower beyond the noise")
+    compare.add_argument("before", type=_results_path, help="a file, or the name of one in bench/results")
+    compare.add_argument("after", type=_results_path, nargs="?", default=LAST, help=f"default: {LAST}")
+    compare.set_defaults(command=_compare)
+    report = commands.add_parser("report", help="Markdown with tables and pictures; or the README's table")
+    report.add_argument("results", type=_results_path, nargs="?", default=None, help=f"default: {LAST}")
+    report.add_argument("--out", type=Path, default=None, help="folder to write (default: beside the results)")
+    report.add_argument("--no-plots", action="store_true", help="tables only")
+    report.add_argument("--readme", action="store_true", help=f"write the README's table from {PUBLISHED.name}")
+    report.set_defaults(command=_report)
     workload = commands.add_parser("workload", help="train a real model and say how fast it went")
     workload.add_argument("name", choices=sorted(WORKLOADS))
     workload.add_argument("--against", choices=("torch",), help="the same model there: losses and speed compared")
@@ -53,6 +64,55 @@ def _parser() -> argparse.ArgumentParser:
     workload.add_argument("--json", type=Path, default=None, help="write the figures here")
     workload.set_defaults(command=_workload)
     return parser
+
+
+def _results_path(text: str) -> Path:
+    """A path, or the name of a file in bench/results with or without its suffix."""
+    stored = RESULTS / f"{text.removesuffix('.json')}.json"
+    return stored if not Path(text).exists() and stored.exists() else Path(text)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from bench.compare import changes, comparison_table, drift
+    from bench.terminal import print_table, terminal
+
+    before, after = load(options.before), load(options.after)
+    found = changes(before, after)
+    if not found:
+        raise ValueError("the two files have no case in common that both timed")
+    print_table(comparison_table(found, drift(before, after)))
+    slower = [change for change in found if change.verdict == "slower"]
+    terminal.print(f"{len(found)} compared, {len(slower)} slower beyond the noise")
+    return 1 if slower else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from bench.report import README, update_readme, write_report
+    from bench.terminal import terminal
+
+    if options.readme:
+        source = options.results or PUBLISHED
+        README.write_text(update_readme(load(source), README.read_text(encoding="utf-8")), encoding="utf-8")
+        terminal.print(f"{README}: table written from {source}")
+        return 0
+    source = options.results or LAST
+    results = load(source)
+    folder = options.out or source.parent / source.stem
+    pictures = [] if options.no_plots else _draw(results, folder)
+    terminal.print(f"report: {write_report(results, folder, pictures)}")
+    return 0
+
+
+def _draw(results: Results, folder: Path) -> list[Path]:
+    """The pictures, or none with a word about why."""
+    from bench.terminal import terminal
+
+    try:
+        from bench.plots import draw
+    except ImportError as error:
+        terminal.print(f"no pictures: {error} (pip install matplotlib)")
+        return []
+    return draw(results, folder)
 
 
 def _add_run(commands: Any) -> None:
@@ -70,7 +130,7 @@ def _add_run(commands: Any) -> None:
     run.set_defaults(command=_run)
 
 
-def _names(text: str, known: Sequence[str], what: str) -> list[str]:
+def names_among(text: str, known: Sequence[str], what: str) -> list[str]:
     """The names that a list separated by commas asks for; raises ValueError for one that is not known."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
@@ -79,7 +139,7 @@ def _names(text: str, known: Sequence[str], what: str) -> list[str]:
     return names
 
 
-def _cells(text: str) -> list[str]:
+def cells_named(text: str) -> list[str]:
     """Cells by name; a name that is no cell's stands for all cells that begin with it."""
     if text == "all":
         return list(CELLS)
@@ -106,10 +166,10 @@ def _run(options: argparse.Namespace) -> int:
     devices = ["cpu", "cuda"] if options.devices == "all" else [options.devices]
     cases = list(
         cases_for(
-            _cells(options.cells),
+            cells_named(options.cells),
             shapes,
-            _names(options.dtypes, ("float32", "float64"), "dtypes"),
-            _names(options.modes, MODES, "modes"),
+            names_among(options.dtypes, ("float32", "float64"), "dtypes"),
+            names_among(options.modes, MODES, "modes"),
             devices,
         )
     )
@@ -124,6 +184,9 @@ def _run(options: argparse.Namespace) -> int:
     from bench.terminal import print_results, terminal
 
     print_results(results)
+    if options.plots is not None:
+        for picture in _draw(results, options.plots):
+            terminal.print(f"picture: {picture}")
     terminal.print(f"\nresults: {options.json}")
     return 1 if _failures(results) else 0
 
@@ -131,8 +194,9 @@ def _run(options: argparse.Namespace) -> int:
 def _with_bar(plan: Plan, path: Path) -> Results:
     from bench.terminal import Bar
 
-    total = sum(effort(case) for case in plan.cases) + 3 + 2 * (1 + len(plan.rivals))
+    total = sum(effort(case) for case in plan.cases) + 5 + 2 * (1 + len(plan.rivals))
     total = total * len(plan.threads) + EFFORT * len(plan.workloads)
+    total += COMPILE_EFFORT * len({(case.cell, case.dtype) for case in plan.cases})
     with Bar(total) as bar:
         return execute(plan, bar, keep=_keeper(path, bar.say))
 
@@ -177,7 +241,7 @@ def _workload(options: argparse.Namespace) -> int:
             )
         },
     )
-    with Bar(3 + EFFORT) as bar:
+    with Bar(5 + EFFORT) as bar:
         results = execute(plan, bar, keep=_keeper(options.json, bar.say) if options.json else lambda _: None)
     print_header(results)
     for name, figures in results["workloads"].items():

@@ -98,7 +98,7 @@ class Contender:
 
     def block(self, variant: str, seconds: float) -> list[float]:
         """Time samples for about so long, at least one; each is the mean of a few calls if they are short."""
-        ready = self._ready[variant]
+        ready = self._ready[variant]  # a variant that was refused is not there
         run, calls, clock = ready.program.run, ready.calls, time.perf_counter
         run()  # the first call after a pause finds cold caches and parked threads
         samples = []

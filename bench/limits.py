@@ -119,10 +119,6 @@ class Limits:
     def measure(self, threads: int) -> dict[str, Any]:
         return measure(threads)
 
-    def peak(self, threads: int, dtype: str = "float32") -> float:
-        """The FMA peak alone, once more: what the machine gives at another moment of the run."""
-        return _peak(threads, dtype)
-
 
 def _level_of(case: Case, limits: dict[str, Any]) -> str:
     """Where a thread's share of the recurrent weights fits."""

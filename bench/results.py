@@ -5,10 +5,13 @@ Version 1
 schema, created, commit, machine, settings      where, when, how
 contenders: {name: {versions, settings, import_s}}
 limits: {threads: {flops: {dtype: FLOP/s}, bytes: {level: B/s}, cache: {level: bytes}}}
-cases: [{case: {cell, T, B, I, H, dtype, mode, device}, threads, flops, streamed_bytes, limit, floor_s,
+cases: [{case: {cell, T, B, I, H, dtype, mode, device}, threads, compile_s, flops, streamed_bytes, limit, floor_s,
          entries: {"name" or "name variant": entry}}]
 workloads: {name: figures}
 complete: False if the run was broken off
+
+compile_s is the first call of our kernels on tiny shapes, in a process of its own: compiling, or loading from
+the cache. floor_s is the time that the nearer ``limit`` allows.
 
 An entry has ``status``: "timed", "refused", "unsupported", "failed" (these with ``why``); if timed also
 seconds, low, high (median and quartiles of all samples), blocks (each block's median, in turn with everyone

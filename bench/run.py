@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 from bench import machine
 from bench.cases import Case
+from bench.compiling import compile_kernels, kernel_key
 from bench.limits import nearer_limit
 from bench.measure import Budget, time_case
 from bench.peers import OURS, REGISTRY
 from bench.processes import Worker, WorkerError
 from bench.results import SCHEMA, Results
 
-__all__ = ["Plan", "Progress", "execute"]
+__all__ = ["COMPILE_EFFORT", "Plan", "Progress", "execute"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def execute(plan: Plan, progress: Progress, keep: Callable[[Results], None]) -> 
     """
     results = skeleton(plan)
     try:
+        compiled = _compile(plan, progress) if plan.cases else {}
         for threads in plan.threads:
-            _measure_at(threads, plan, progress, results, keep)
+            _measure_at(threads, plan, compiled, progress, results, keep)
         for name, workload in plan.workloads.items():
             results["workloads"][name] = workload(max(plan.threads), progress)
             keep(results)
@@ -84,8 +86,24 @@ def execute(plan: Plan, progress: Progress, keep: Callable[[Results], None]) -> 
     return results
 
 
+COMPILE_EFFORT = 10.0
+"""About how many seconds one cell's kernels take to compile where the cache has none."""
+
+
+def _compile(plan: Plan, progress: Progress) -> dict[str, float]:
+    kernels = {(case.cell, case.dtype) for case in plan.cases}
+    total = COMPILE_EFFORT * len(kernels)
+    progress.begin(f"compiling the kernels of {len(kernels)} cells", total)
+    return compile_kernels(plan.cases, max(plan.threads), progress, total)
+
+
 def _measure_at(
-    threads: int, plan: Plan, progress: Progress, results: Results, keep: Callable[[Results], None]
+    threads: int,
+    plan: Plan,
+    compiled: dict[str, float],
+    progress: Progress,
+    results: Results,
+    keep: Callable[[Results], None],
 ) -> None:
     progress.begin(f"limits of this machine, {threads} thread{'s' * (threads > 1)}", 3)
     with _workers({"limits": ("bench.limits:Limits", {})}, threads, progress) as helpers:
@@ -102,16 +120,32 @@ def _measure_at(
         with _workers(served, threads, progress, advance=2) as contenders:
             for name, worker in contenders.items():
                 results["contenders"][name] = worker.call("describe")
-            _all_cases(threads, plan, contenders, progress, results, keep)
-        again = helpers["limits"].call("peak", threads=threads)
-        limits["flops_at_end"] = {"float32": again}
-        if abs(again / limits["flops"]["float32"] - 1) > 0.1:
-            progress.say(f"the FMA peak changed during the run: {limits['flops']['float32']:.3g} to {again:.3g}")
+            _all_cases(threads, plan, compiled, contenders, progress, results, keep)
+        progress.begin("limits of this machine, once more", 2)
+        again = helpers["limits"].call("measure", threads=threads)
+        progress.advance(2)
+        _settle_limits(limits, again, progress)
+        for row in results["cases"]:
+            if row["threads"] == threads:
+                row["limit"], row["floor_s"] = nearer_limit(Case(**row["case"]), limits)
+
+
+def _settle_limits(limits: dict[str, Any], again: dict[str, Any], progress: Progress) -> None:
+    """Keep the better of the two measurements; a machine whose speed changed on the way is not passed over."""
+    for kind in ("flops", "bytes"):
+        for name, rate in again[kind].items():
+            before = limits[kind][name]
+            if not 0.85 < rate / before < 1.18:
+                progress.say(
+                    f"{name}: {before / 1e9:.0f} G/s before the run, {rate / 1e9:.0f} after: not a quiet machine"
+                )
+            limits[kind][name] = max(rate, before)
 
 
 def _all_cases(
     threads: int,
     plan: Plan,
+    compiled: dict[str, float],
     contenders: dict[str, Worker],
     progress: Progress,
     results: Results,
@@ -132,6 +166,7 @@ def _all_cases(
                 {
                     "case": case.to_json(),
                     "threads": threads,
+                    "compile_s": compiled.get(kernel_key(case)),
                     "flops": case.flops,
                     "streamed_bytes": case.streamed_bytes,
                     "limit": limit,

@@ -10,7 +10,7 @@ from bench.measure import ratio
 from bench.peers import OURS
 from bench.results import Results
 
-__all__ = ["Table", "groups", "markdown", "mode_table", "rivals_in", "seconds_text"]
+__all__ = ["Table", "groups", "markdown", "mode_table", "ours", "ratio_text", "rivals_in", "seconds_text"]
 
 
 @dataclass
@@ -83,10 +83,12 @@ def mode_table(about: dict[str, Any], rows: list[dict[str, Any]]) -> Table:
         f"{about['threads']} thread{'s' * (about['threads'] > 1)}"
     )
     columns = ["cell", "T,B,I,H", "frozen" if unfrozen else "fastrnn"] + ["unfrozen"] * unfrozen
-    columns += ["GFLOP/s", "of limit", *(f"vs {name}" for name in rivals), "1st call", "error"]
+    columns += ["GFLOP/s", "of limit", *(f"vs {name}" for name in rivals), "compile", "error"]
     table = Table(title, columns)
     for row in rows:
         table.rows.append(_row(row, rivals, unfrozen))
+    whom = " as the frozen layer" * unfrozen
+    table.notes.append(f"vs: how many times as long the rival takes{whom}, and half the spread between rounds")
     if any(not e.get("native", True) for row in rows for e in row["entries"].values()):
         table.notes.append("* the rival has no such cell: written out in its operations, a loop over time")
     return table
@@ -107,8 +109,10 @@ def _row(row: dict[str, Any], rivals: list[str], unfrozen: bool) -> list[str]:
     for name in rivals:
         entry = row["entries"].get(name, {"status": "-"})
         timed = entry["status"] == "timed"
-        cells.append(ratio_text(entry, mine) if timed else "-" if entry["status"] == "unsupported" else entry["status"])
-    return cells + [seconds_text(mine["first_call_s"]), f"{mine['error']:.0e}"]
+        untimed = "-" if entry["status"] == "unsupported" else entry["status"]
+        cells.append(ratio_text(entry, mine) if timed else untimed)
+    compiled = row.get("compile_s")
+    return cells + ["-" if compiled is None else f"{compiled:.1f} s", f"{mine['error']:.0e}"]
 
 
 def markdown(table: Table) -> str:

@@ -14,7 +14,12 @@ from bench.results import Results
 
 __all__ = ["Bar", "print_header", "print_results", "print_table", "terminal"]
 
-terminal = Console(highlight=False, soft_wrap=False)
+terminal = Console(highlight=False)
+if not terminal.is_terminal:
+    terminal = Console(highlight=False, width=200)
+
+# Columns that go first where the terminal is too narrow for all.
+_DISPENSABLE = ("error", "compile", "GFLOP/s", "unfrozen")
 
 
 class Bar:
@@ -52,6 +57,7 @@ class Bar:
 
 def print_table(table: tables.Table) -> None:
     """One table with its title and notes."""
+    table = _fitting(table, terminal.width)
     shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for i, column in enumerate(table.columns):
         shown.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
@@ -64,6 +70,21 @@ def print_table(table: tables.Table) -> None:
     terminal.print(shown)
     for note in table.notes:
         terminal.print(note)
+
+
+def _fitting(table: tables.Table, width: int) -> tables.Table:
+    """The table, or one without its dispensable columns, as many as must go."""
+
+    def needed(t: tables.Table) -> int:
+        return sum(max(map(len, column)) + 2 for column in zip(t.columns, *t.rows, strict=True))
+
+    for name in _DISPENSABLE:
+        if needed(table) <= width or name not in table.columns:
+            continue
+        gone = table.columns.index(name)
+        columns, *rows = ([text for i, text in enumerate(row) if i != gone] for row in (table.columns, *table.rows))
+        table = tables.Table(table.title, columns, rows, table.notes)
+    return table
 
 
 def print_header(results: Results) -> None:

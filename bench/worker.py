@@ -41,7 +41,7 @@ def _answer(served: dict[str, Any], target: str, request: dict[str, Any]) -> dic
         return {"result": getattr(served["object"], request["call"])(**request["args"])}
     except Exception as error:  # every failure belongs to the parent, which decides what it means
         traceback.print_exc()
-        return {"error": str(error) or repr(error), "kind": type(error).__name__}
+        return {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
 
 
 def main(target: str) -> None:

@@ -1,0 +1,103 @@
+"""Two runs compared: what got slower, by more than the noise of the runs and the drift of the machine.
+
+The rivals' code is the same in both runs if their versions are, so the median of their ratios is what the machine
+itself changed; ours are judged after dividing by it. A case counts as slower if its ratio is beyond three times
+the spread of both runs' blocks, and beyond a tenth in any case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import hypot
+from statistics import median, quantiles
+from typing import Any
+
+from bench.cases import Case
+from bench.peers import OURS
+from bench.results import Results
+from bench.tables import Table, seconds_text
+
+__all__ = ["Change", "changes", "comparison_table", "drift"]
+
+_LEAST = 0.10
+_SPREADS = 3.0
+_CONTROLS = 5  # fewer rivals' figures than this say nothing about the machine
+
+
+@dataclass(frozen=True)
+class Change:
+    """One case and variant of ours in both runs; ``ratio`` is after / before, the machine's drift taken out."""
+
+    key: str
+    label: str
+    before_s: float
+    after_s: float
+    ratio: float
+    noise: float
+
+    @property
+    def verdict(self) -> str:
+        """``"slower"``, ``"faster"`` or ``"same"``: nothing beyond the noise."""
+        margin = max(_LEAST, _SPREADS * self.noise)
+        if self.ratio > 1 + margin:
+            return "slower"
+        return "faster" if self.ratio < 1 / (1 + margin) else "same"
+
+
+def _timed(results: Results) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (f"{Case(**row['case']).key} {row['threads']}", label): entry
+        for row in results["cases"]
+        for label, entry in row["entries"].items()
+        if entry["status"] == "timed"
+    }
+
+
+def _spread(entry: dict[str, Any]) -> float:
+    """Half the distance of the blocks' quartiles, relative."""
+    if len(entry["blocks"]) < 2:
+        return 0.0
+    low, middle, high = quantiles(entry["blocks"], n=4)
+    return (high - low) / 2 / middle
+
+
+def drift(before: Results, after: Results) -> float:
+    """How many times as long the rivals took in the second run; 1 where too few can tell."""
+    first, second = _timed(before), _timed(after)
+    versions = [{n: c["versions"] for n, c in r["contenders"].items()} for r in (before, after)]
+    same = {name for name in versions[0] if versions[0][name] == versions[1].get(name)} - {OURS}
+    ratios = [
+        second[key]["seconds"] / entry["seconds"]
+        for key, entry in first.items()
+        if key in second and key[1].split()[0] in same
+    ]
+    return median(ratios) if len(ratios) >= _CONTROLS else 1.0
+
+
+def changes(before: Results, after: Results) -> list[Change]:
+    """Our cases that both runs timed."""
+    first, second = _timed(before), _timed(after)
+    machine = drift(before, after)
+    return [
+        Change(
+            key,
+            label,
+            entry["seconds"],
+            second[key, label]["seconds"],
+            second[key, label]["seconds"] / entry["seconds"] / machine,
+            hypot(_spread(entry), _spread(second[key, label])),
+        )
+        for (key, label), entry in first.items()
+        if (key, label) in second and label.split()[0] == OURS
+    ]
+
+
+def comparison_table(found: list[Change], machine: float) -> Table:
+    """All changes, the slower ones marked."""
+    table = Table("after / before", ["case", "kernel", "before", "after", "ratio", "noise", ""])
+    for c in sorted(found, key=lambda c: -c.ratio):
+        mark = {"slower": "SLOWER", "faster": "faster", "same": ""}[c.verdict]
+        times = [seconds_text(c.before_s), seconds_text(c.after_s)]
+        table.rows.append([c.key, c.label, *times, f"{c.ratio:.3f}", f"±{c.noise:.3f}", mark])
+    table.notes.append(f"the rivals' times changed by {machine:.3f}: the machine's part, taken out of the ratios")
+    return table
