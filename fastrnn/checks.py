@@ -29,6 +29,10 @@ __all__ = [
     "states",
 ]
 
+# Beyond these no memory is large enough, and Python would first loop or overflow.
+MOST_LAYERS = 1 << 16
+MOST_SIZE = 1 << 24
+
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
 
@@ -38,8 +42,8 @@ State = NDArray[Any] | tuple[NDArray[Any], ...]
 # Options
 
 
-def integer(name: str, value: Any, least: int) -> int:
-    """A Python int of at least ``least``."""
+def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """A Python int between two bounds."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     try:
@@ -48,6 +52,8 @@ def integer(name: str, value: Any, least: int) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be at most {most}, got {number}")
     return number
 
 
@@ -238,7 +244,10 @@ def output(name: str, value: Any, expected: np.dtype[Any], shape: tuple[int, ...
 
 def index_rows(value: Any, B: int) -> NDArray[np.int64]:
     """Rows of a batch: an integer, integers 0..B-1, or a (B,) mask of booleans; as integers."""
-    found = np.asarray(value)
+    try:
+        found = np.asarray(value)
+    except ValueError:  # a ragged list
+        raise TypeError("rows must be integers or booleans, got a nested list") from None
     if found.dtype == np.bool_:
         if found.shape != (B,):
             raise ValueError(f"rows as booleans must have shape (B,) = ({B},), got {found.shape}")

@@ -6,7 +6,7 @@ made of the seed and the boundary gives each gap between two layers a stream of 
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ _BLOCK = 1 << 16
 
 def fresh_seed() -> int:
     """A seed that no other call has drawn."""
-    return secrets.randbits(64)
+    return int.from_bytes(os.urandom(8))
 
 
 def apply_mask(array: NDArray[Any], p: float, seed: int, boundary: int) -> None:

@@ -65,9 +65,9 @@ class RecurrentLayer:
         device: str,
         seed: int | None,
     ) -> None:
-        self.input_size = checks.integer("input_size", input_size, 1)
-        self.hidden_size = checks.integer("hidden_size", hidden_size, 1)
-        self.num_layers = checks.integer("num_layers", num_layers, 1)
+        self.input_size = checks.integer("input_size", input_size, 1, checks.MOST_SIZE)
+        self.hidden_size = checks.integer("hidden_size", hidden_size, 1, checks.MOST_SIZE)
+        self.num_layers = checks.integer("num_layers", num_layers, 1, checks.MOST_LAYERS)
         self.bias = checks.flag("bias", bias)
         self.batch_first = checks.flag("batch_first", batch_first)
         self.bidirectional = checks.flag("bidirectional", bidirectional)

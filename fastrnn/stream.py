@@ -34,7 +34,7 @@ class Stream:
 
     def __init__(self, layer: RecurrentLayer, batch_size: int = 1, state: State | None = None) -> None:
         """Raises ValueError for a bidirectional layer, TypeError or ValueError for arguments that do not fit."""
-        self._batch_size = B = checks.integer("batch_size", batch_size, 1)
+        self._batch_size = B = checks.integer("batch_size", batch_size, 1, checks.MOST_SIZE)
         if layer.bidirectional:
             raise ValueError("stream() needs a layer of one direction, got bidirectional=True")
         self._dtype, self._states = layer.dtype, layer.cell.states
