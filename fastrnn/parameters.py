@@ -95,7 +95,8 @@ class ParameterDict(dict[str, NDArray[Any]]):
         if name not in self or self[name] is not value:
             self._refuse(name)
 
-    def _refuse(self, name: Any = "name", *_: Any, **__: Any) -> NoReturn:
+    def _refuse(self, key: Any = None, *_: Any, **__: Any) -> NoReturn:
+        name = key if isinstance(key, str) else "name"
         raise TypeError(
             "the entries are views of one flat buffer and can't be replaced or removed: "
             f"write into them, as in params[{name!r}][...] = value"
