@@ -10,7 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "fastrnn/__init__.py").rea
 README = ROOT / "README.md"
 
 TEST = ["pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "onnx>=1.16", "onnxruntime>=1.20"]
-BENCH = ["pytest>=8", "pytest-benchmark>=4", "onnx>=1.16", "onnxruntime>=1.20", "rich>=13"]
+BENCH = ["pytest>=8", "pytest-benchmark>=4", "onnx>=1.16", "onnxruntime>=1.20", "rich>=13", "matplotlib>=3.8"]
 
 setup(
     name="fastrnn",
