@@ -11,7 +11,7 @@ from __future__ import annotations
 from .cell_math import backward as cell_backward
 from .cell_math import gate_backward
 from .forward import clear_padding
-from .jit import inlined, jit
+from .jit import helper, inlined, kernel
 from .layout import (
     TABLE_BYTES,
     Layer,
@@ -55,7 +55,7 @@ def clear_lanes(like, base, stride, H, u):
             store(load_part(like, here, valid), here)
 
 
-@jit
+@helper
 def project_panels(full, tail, recurrent, like, a, vectors, m, out, out_row, step, n, r, r_stride, weights, tile):
     """out += dz W over the slots of one phase that fed the recurrent (or the input) product, in both zones.
 
@@ -86,7 +86,7 @@ def project_panels(full, tail, recurrent, like, a, vectors, m, out, out_row, ste
         )  # fmt: skip
 
 
-@jit
+@helper
 def differentiate(phase, gates, a, tables, m, i, dh, dh_row, s, r, r_stride, u_first, u_last):
     """From the gradient of the state that leaves step s to dz of its last phase, for m rows and a few unit vectors.
 
@@ -149,7 +149,7 @@ def differentiate_gates(gates, a, tables, m, i, d, d_row, s, r, r_stride, u_firs
             clear_lanes(gates, here, units(gates) * vector_bytes(gates), v.H, u)
 
 
-@jit
+@helper
 def cut_at_resets(like, a, m, d, d_row, vectors, s, r, r_stride, u):
     """No gradient passes a reset: zeros (not a product, which would keep a NaN) in dh and in the carry."""
     v = read(Layer, a)
@@ -164,7 +164,7 @@ def cut_at_resets(like, a, m, d, d_row, vectors, s, r, r_stride, u):
                 store(zero, v.carry + row * v.state_stride + (u + k) * vector_bytes(like))
 
 
-@jit
+@helper
 def finish(cell, a, m, d, d_row, vectors, r, r_stride, u):
     """The gradient of the initial state: what is left of dh before step 0, and the carry where it is part of dh."""
     v = read(Layer, a)
@@ -178,7 +178,7 @@ def finish(cell, a, m, d, d_row, vectors, r, r_stride, u):
             store(dh, v.dh + at)
 
 
-@jit
+@helper
 def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, stride, vectors, u):
     """A group of columns (unit vectors u, ...) at step s: sum what flows back into them, and differentiate.
 
@@ -245,7 +245,7 @@ def input_depth(phase, U):
     return U * (x_slots(phase)[1] - x_slots(phase)[0]) * lanes(phase) * vector_bytes(phase)
 
 
-@jit
+@helper
 def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_last):
     """``step_columns`` for all of a thread's hidden units: groups, then single vectors."""
     full = read(Layer, a).U // GROUP * GROUP
@@ -257,7 +257,7 @@ def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_la
         step_columns(cell, second, panel(cell, 1, 0), panel(cell, 0, 0), a, tables, scratch, s, first, stride, 1, u)
 
 
-@jit
+@helper
 def write_input_gradient(like, a, table, i, m, d, vectors, column):
     """dx rows i, ... of the table: store, or add, ``vectors`` vectors of columns."""
     v = read(Layer, a)
@@ -272,7 +272,7 @@ def write_input_gradient(like, a, table, i, m, d, vectors, column):
             store_part(value, row + at, valid)
 
 
-@jit
+@helper
 def input_columns(cell, a, table, scratch, s, first, stride, i, m, tile, vectors, column):
     """dx of m rows and a group of columns at step s: dz Wx over the slots of all phases."""
     v = read(Layer, a)
@@ -296,7 +296,7 @@ def input_columns(cell, a, table, scratch, s, first, stride, i, m, tile, vectors
     write_input_gradient(cell, a, table, i, m, scratch, vectors, column)
 
 
-@jit
+@helper
 def input_gradient(cell, a, tables, scratch, s, first, stride, w, parties):
     """dx of step s. Threads that share the rows deal out column groups times row tiles."""
     v = read(Layer, a)
@@ -317,7 +317,7 @@ def input_gradient(cell, a, tables, scratch, s, first, stride, w, parties):
             input_columns(cell, a, table, scratch, s, first, stride, i, last - i, tile, 1, column)
 
 
-@jit
+@helper
 def prepare_step(a, tables, s, first, stride):
     """Tables of step s: the states that entered it, and dy."""
     v = read(Layer, a)
@@ -326,7 +326,7 @@ def prepare_step(a, tables, s, first, stride):
     fill_table(a, table_row(tables, v.B, Table.Y, 0), v.dy, v.dy_time, v.dy_batch, s, first, stride, rows)
 
 
-@jit
+@helper
 def backward_share(cell, a, w, n):
     """Thread w of n: all steps from the last to the first, for its rows or its hidden units."""
     v = read(Layer, a)
@@ -366,7 +366,7 @@ def backward_share(cell, a, w, n):
 backward_job = job(backward_share)
 
 
-@jit
+@kernel
 def backward(cell, a, pool, threads):
     """Run one layer in one direction; ``a``: address of its argument block."""
     run_job(backward_job(cell), a, pool, threads)

@@ -1,7 +1,8 @@
 """The cells: what each does with its accumulated slots at one step, forward and backward, on SIMD vectors.
 
 The loops in ``forward`` and ``backward`` hand over a tuple of vectors, one a slot, in the order of the cell table;
-a cell returns the tuple that is to stand in its place. ``@cell_math("name", ...)`` registers a cell's functions:
+a cell returns the tuple that is to stand in its place. ``@cell_math("name")`` registers a class of such functions;
+``self`` is a tag, the type of the panel at hand, and has no attributes at run time.
 
 ``forward(slots, h, c, p)``            -> slots, h', c'     slots: pre-activations in, activations (saved) out
 ``backward(slots, dh, carry, h, c, p)`` -> slots, carry'    slots: activations in, dz out
@@ -26,11 +27,9 @@ so that a gate held open carries a state unchanged for any number of steps.
 
 from __future__ import annotations
 
-from typing import Any
-
 from numba.extending import overload
 
-from .jit import inlined
+from .jit import HELPER_OPTIONS, inlined
 from .simd import fill, fma, sigmoid, tanh, where_less
 
 __all__ = ["backward", "forward", "gate", "gate_backward"]
@@ -38,32 +37,57 @@ __all__ = ["backward", "forward", "gate", "gate_backward"]
 _CELLS: dict[str, type] = {}
 
 
-def cell_math(*names: str):
-    """Register a class of static functions as the math of the cells ``names``."""
+def cell_math(name: str):
+    """Register a class as the math of the cell ``name``."""
 
     def register(cls: type) -> type:
-        _CELLS.update(dict.fromkeys(names, cls))
+        _CELLS[name] = cls
         return cls
 
     return register
 
 
-def _dispatched(part: str) -> Any:
-    """A function ``part(panel, ...)`` that compiles to the registered one of the panel's cell."""
-
-    def by_cell(panel, *arguments):
-        raise NotImplementedError("only in compiled code")
-
-    @overload(by_cell)
-    def of_cell(panel, *arguments):
-        chosen = inlined(getattr(_CELLS[panel.cell.name], part))
-        return lambda panel, *arguments: chosen(*arguments)
-
-    return by_cell
+def forward(self, slots, h, c, p):
+    """One step of the cell whose panel ``self`` is a tag of."""
+    raise NotImplementedError("only in compiled code")
 
 
-forward, backward = _dispatched("forward"), _dispatched("backward")
-gate, gate_backward = _dispatched("gate"), _dispatched("gate_backward")
+def backward(self, slots, dh, carry, h, c, p):
+    """Back through one step."""
+    raise NotImplementedError("only in compiled code")
+
+
+def gate(self, slots, h):
+    """The first of two phases."""
+    raise NotImplementedError("only in compiled code")
+
+
+def gate_backward(self, slots, d, carry, h):
+    """Back through the first of two phases."""
+    raise NotImplementedError("only in compiled code")
+
+
+_OVERLOAD = {"jit_options": {**HELPER_OPTIONS, "forceinline": True}}
+
+
+@overload(forward, **_OVERLOAD)
+def _forward_of(self, slots, h, c, p):
+    return _CELLS[self.cell.name].forward
+
+
+@overload(backward, **_OVERLOAD)
+def _backward_of(self, slots, dh, carry, h, c, p):
+    return _CELLS[self.cell.name].backward
+
+
+@overload(gate, **_OVERLOAD)
+def _gate_of(self, slots, h):
+    return _CELLS[self.cell.name].gate
+
+
+@overload(gate_backward, **_OVERLOAD)
+def _gate_backward_of(self, slots, d, carry, h):
+    return _CELLS[self.cell.name].gate_backward
 
 
 # ---------------------------------------------------------------- RNN (Elman 1990)
@@ -73,13 +97,11 @@ gate, gate_backward = _dispatched("gate"), _dispatched("gate_backward")
 class _TanhRNN:
     """h' = tanh(z)."""
 
-    @staticmethod
-    def forward(slots, h, c, p):
+    def forward(self, slots, h, c, p):
         y = tanh(slots[0])
         return (y,), y, c
 
-    @staticmethod
-    def backward(slots, dh, carry, h, c, p):
+    def backward(self, slots, dh, carry, h, c, p):
         (y,) = slots
         return (dh * (1.0 - y * y),), carry
 
@@ -88,13 +110,11 @@ class _TanhRNN:
 class _SigmoidRNN:
     """h' = sigmoid(z)."""
 
-    @staticmethod
-    def forward(slots, h, c, p):
+    def forward(self, slots, h, c, p):
         y = sigmoid(slots[0])
         return (y,), y, c
 
-    @staticmethod
-    def backward(slots, dh, carry, h, c, p):
+    def backward(self, slots, dh, carry, h, c, p):
         (y,) = slots
         return (dh * (y * (1.0 - y)),), carry
 
@@ -103,14 +123,12 @@ class _SigmoidRNN:
 class _ReluRNN:
     """h' = max(z, 0); the gradient at 0 is 0; NaN stays NaN."""
 
-    @staticmethod
-    def forward(slots, h, c, p):
+    def forward(self, slots, h, c, p):
         zero = fill(slots[0], 0.0)
         y = where_less(slots[0], zero, zero, slots[0])
         return (y,), y, c
 
-    @staticmethod
-    def backward(slots, dh, carry, h, c, p):
+    def backward(self, slots, dh, carry, h, c, p):
         zero = fill(dh, 0.0)
         return (where_less(zero, slots[0], dh, zero),), carry
 
@@ -134,14 +152,12 @@ def _dtanh(y):
 class _LSTM:
     """i, f, o = sigmoid(z), g = tanh(zg); c' = f c + i g; h' = o tanh(c')."""
 
-    @staticmethod
-    def forward(slots, h, c, p):
+    def forward(self, slots, h, c, p):
         i, f, g, o = sigmoid(slots[0]), sigmoid(slots[1]), tanh(slots[2]), sigmoid(slots[3])
         c = fma(f, c, i * g)
         return (i, f, g, o), o * tanh(c), c
 
-    @staticmethod
-    def backward(slots, dh, carry, h, c, p):
+    def backward(self, slots, dh, carry, h, c, p):
         i, f, g, o = slots
         t = tanh(fma(f, c, i * g))
         dzo = dh * t * _dsigmoid(o)
@@ -153,8 +169,7 @@ class _LSTM:
 class _PeepholeLSTM:
     """The gates also see the cell state: i, f the old one, o the new (Gers and Schmidhuber 2000)."""
 
-    @staticmethod
-    def forward(slots, h, c, p):
+    def forward(self, slots, h, c, p):
         i = sigmoid(fma(p[0], c, slots[0]))
         f = sigmoid(fma(p[1], c, slots[1]))
         g = tanh(slots[2])
@@ -162,8 +177,7 @@ class _PeepholeLSTM:
         o = sigmoid(fma(p[2], c, slots[3]))
         return (i, f, g, o), o * tanh(c), c
 
-    @staticmethod
-    def backward(slots, dh, carry, h, c, p):
+    def backward(self, slots, dh, carry, h, c, p):
         i, f, g, o = slots
         t = tanh(fma(f, c, i * g))
         dzo = dh * t * _dsigmoid(o)
@@ -176,14 +190,12 @@ class _PeepholeLSTM:
 class _CoupledLSTM:
     """One gate for both: i = 1 - f (Greff et al. 2017)."""
 
-    @staticmethod
-    def forward(slots, h, c, p):
+    def forward(self, slots, h, c, p):
         f, g, o = sigmoid(slots[0]), tanh(slots[1]), sigmoid(slots[2])
         c = fma(f, c, (1.0 - f) * g)
         return (f, g, o), o * tanh(c), c
 
-    @staticmethod
-    def backward(slots, dh, carry, h, c, p):
+    def backward(self, slots, dh, carry, h, c, p):
         f, g, o = slots
         t = tanh(fma(f, c, (1.0 - f) * g))
         dzo = dh * t * _dsigmoid(o)
@@ -195,16 +207,14 @@ class _CoupledLSTM:
 class _PeepholeCoupledLSTM:
     """Both: f sees the old cell state, o the new, i = 1 - f."""
 
-    @staticmethod
-    def forward(slots, h, c, p):
+    def forward(self, slots, h, c, p):
         f = sigmoid(fma(p[0], c, slots[0]))
         g = tanh(slots[1])
         c = fma(f, c, (1.0 - f) * g)
         o = sigmoid(fma(p[1], c, slots[2]))
         return (f, g, o), o * tanh(c), c
 
-    @staticmethod
-    def backward(slots, dh, carry, h, c, p):
+    def backward(self, slots, dh, carry, h, c, p):
         f, g, o = slots
         t = tanh(fma(f, c, (1.0 - f) * g))
         dzo = dh * t * _dsigmoid(o)
@@ -220,24 +230,20 @@ class _PeepholeCoupledLSTM:
 class _GRU:
     """r, z = sigmoid; n = tanh(zx + (r h) W); h' = z h + (1 - z) n. Phases: r and z, then n."""
 
-    @staticmethod
-    def gate(slots, h):
+    def gate(self, slots, h):
         r, z = sigmoid(slots[0]), sigmoid(slots[1])
         return (r, z), r * h
 
-    @staticmethod
-    def forward(slots, h, c, p):
+    def forward(self, slots, h, c, p):
         r, z, n = slots[0], slots[1], tanh(slots[2])
         return (r, z, n), fma(z, h, (1.0 - z) * n), c
 
-    @staticmethod
-    def backward(slots, dh, carry, h, c, p):
+    def backward(self, slots, dh, carry, h, c, p):
         r, z, n = slots
         dh = dh + carry
         return (r, dh * (h - n) * _dsigmoid(z), dh * (1.0 - z) * _dtanh(n)), dh * z
 
-    @staticmethod
-    def gate_backward(slots, d, carry, h):
+    def gate_backward(self, slots, d, carry, h):
         r, dz = slots
         return (d * h * _dsigmoid(r), dz), fma(d, r, carry)
 
@@ -246,14 +252,12 @@ class _GRU:
 class _ResetAfterGRU:
     """n = tanh(zx + r hn), hn the recurrent product with its own bias (PyTorch, cuDNN). Slots n, r, z, hn."""
 
-    @staticmethod
-    def forward(slots, h, c, p):
+    def forward(self, slots, h, c, p):
         r, z, hn = sigmoid(slots[1]), sigmoid(slots[2]), slots[3]
         n = tanh(fma(r, hn, slots[0]))
         return (n, r, z, hn), fma(z, h, (1.0 - z) * n), c
 
-    @staticmethod
-    def backward(slots, dh, carry, h, c, p):
+    def backward(self, slots, dh, carry, h, c, p):
         n, r, z, hn = slots
         dh = dh + carry
         dn = dh * (1.0 - z) * _dtanh(n)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from .cell_math import forward as cell_forward
 from .cell_math import gate as cell_gate
-from .jit import jit
+from .jit import helper, kernel
 from .layout import (
     TABLE_BYTES,
     Layer,
@@ -89,7 +89,7 @@ def activate(phase, gates, a, m, z, z_row, tables, i, u, gate_step, n, r, r_stri
                     store_part(h, y + at, valid)
 
 
-@jit
+@helper
 def advance(phase, gates, a, tables, scratch, s, first, stride, rows, u_first, u_last):
     """One phase of step s, for the rows first, first + stride, ... and the panels of one zone in [u_first, u_last)."""
     v = read(Layer, a)
@@ -132,7 +132,7 @@ def advance(phase, gates, a, tables, scratch, s, first, stride, rows, u_first, u
             i += m
 
 
-@jit
+@helper
 def advance_zones(full, tail, gates, tail_gates, a, tables, scratch, s, first, stride, rows, u_first, u_last):
     """One phase of step s over a thread's hidden units, in both zones."""
     end = full_units(full, read(Layer, a).U)
@@ -141,7 +141,7 @@ def advance_zones(full, tail, gates, tail_gates, a, tables, scratch, s, first, s
         advance(tail, tail_gates, a, tables, scratch, s, first, stride, rows, max(u_first, end), u_last)
 
 
-@jit
+@helper
 def clear_padding(like, a, base, time_stride, batch_stride, width, w, n):
     """Zeros in a (T, B, width) array past every row's length."""
     v = read(Layer, a)
@@ -154,7 +154,7 @@ def clear_padding(like, a, base, time_stride, batch_stride, width, w, n):
                 store_part(zero, row + k // lanes(like) * vector_bytes(like), min(lanes(like), width - k))
 
 
-@jit
+@helper
 def forward_share(cell, a, w, n):
     """Thread w of n: all steps, for its rows or its hidden units."""
     v = read(Layer, a)
@@ -199,7 +199,7 @@ def forward_share(cell, a, w, n):
 forward_job = job(forward_share)
 
 
-@jit
+@kernel
 def forward(cell, a, pool, threads):
     """Run one layer in one direction; ``a``: address of its argument block."""
     run_job(forward_job(cell), a, pool, threads)

@@ -7,7 +7,7 @@ taken in chunks, so that a chunk of dz stays in the L2 cache while every column 
 
 from __future__ import annotations
 
-from .jit import inlined, jit
+from .jit import helper, inlined, kernel
 from .layout import (
     Layer,
     entering_row,
@@ -53,7 +53,7 @@ def _entry(tables, number, k):
     return tables + (number * _CHUNK + k) * 8
 
 
-@jit
+@helper
 def fill_chunk(a, tables, s, r, count):
     """Tables of the ``count`` packed rows from (s, r) on; returns the (s, r) that follows."""
     v = read(Layer, a)
@@ -76,7 +76,7 @@ def fill_chunk(a, tables, s, r, count):
     return s, r
 
 
-@jit
+@helper
 def fill_dz(phase, tables, slab, U, u, count):
     """Table of the chunk's rows of dz in the panel that starts at unit vector u."""
     for k in range(count):
@@ -102,7 +102,7 @@ def add_peephole_gradients(phase, out, stride, tables, u, count):
         add_into(total, out + gate * stride + u * vector_bytes(phase))
 
 
-@jit
+@helper
 def add_chunk(phase, a, tables, u_first, u_last, count):
     """Add a chunk's share to the gradients of a zone's panels in [u_first, u_last)."""
     v = read(Layer, a)
@@ -130,7 +130,7 @@ def add_chunk(phase, a, tables, u_first, u_last, count):
         add_peephole_gradients(phase, v.gradient_peephole, v.state_stride, tables, u, count)
 
 
-@jit
+@helper
 def add_chunk_zones(full, tail, a, tables, u_first, u_last, count):
     """``add_chunk`` over a thread's hidden units, in both zones."""
     end = full_units(full, read(Layer, a).U)
@@ -139,7 +139,7 @@ def add_chunk_zones(full, tail, a, tables, u_first, u_last, count):
         add_chunk(tail, a, tables, max(u_first, end), u_last, count)
 
 
-@jit
+@helper
 def gradients_share(cell, a, w, n):
     """Thread w of n: all rows, for its hidden units. The gradients' buffers start as zeros."""
     v = read(Layer, a)
@@ -160,7 +160,7 @@ def gradients_share(cell, a, w, n):
 gradients_job = job(gradients_share)
 
 
-@jit
+@kernel
 def gradients(cell, a, pool, threads):
     """Gradients of one layer's packed parameters; ``a``: address of its argument block, dz in its slabs."""
     run_job(gradients_job(cell), a, pool, threads)

@@ -19,10 +19,13 @@ from typing import Any
 
 import numba
 from numba import types
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
 
 import fastrnn.cells
 
-__all__ = ["cache_folder", "entry_point", "inlined", "jit"]
+__all__ = ["HELPER_OPTIONS", "cache_folder", "entry_point", "helper", "inlined", "kernel"]
 
 
 def _sources_hash() -> str:
@@ -60,24 +63,66 @@ def cache_folder() -> Path | None:
     return folder if _writable(folder) else None
 
 
-def _compile(function: Callable, **flags: Any) -> Any:
+class _LowerOnly(NativeLowering):
+    """Lowers a function to LLVM's intermediate code and stops: no machine code, no wrapper to call it from Python.
+
+    A helper is only ever linked into kernels. Without this, Numba would also optimise and assemble every helper by
+    itself, with all that it calls: half of the time to compile a kernel.
+    """
+
+    _name = "fastrnn_lower_only"
+
+    def run_pass(self, state):
+        """Lower ``state`` and register the result under a key of its own, as other functions will look it up."""
+        state.flags.no_compile = state.flags.no_cpython_wrapper = state.flags.no_cfunc_wrapper = True
+        super().run_pass(state)
+        # Optimise once, in the kernel: else code is optimised again at every level of a chain of calls.
+        state.library._optimize_final_module = lambda: None
+        key = [].append  # a builtin, as the dispatcher demands, and equal to no other list's
+        state.targetctx.insert_user_function(key, state.cr.fndesc, [state.library])
+        state["cr"] = state.cr._replace(cfunc=key)
+        return True
+
+
+register_pass(mutates_CFG=True, analysis_only=False)(_LowerOnly)
+
+
+class _HelperCompiler(CompilerBase):
+    def define_pipelines(self):
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        manager.add_pass_after(_LowerOnly, NativeLowering)
+        manager.passes = [p for p in manager.passes if p[0] is not NativeLowering]
+        manager.finalize()
+        return [manager]
+
+
+_FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+HELPER_OPTIONS: dict[str, Any] = {**_FLAGS, "pipeline_class": _HelperCompiler}
+
+
+def kernel(function: Callable) -> Any:
+    """Compile a function that Python calls: no GIL, no exceptions from arithmetic, cached on disk."""
     folder = cache_folder()
     before = numba.config.CACHE_DIR
     try:
         numba.config.CACHE_DIR = str(folder or "")
-        return numba.njit(nogil=True, error_model="numpy", cache=folder is not None, **flags)(function)
+        return numba.njit(cache=folder is not None, **_FLAGS)(function)
     finally:
         numba.config.CACHE_DIR = before
 
 
-def jit(function: Callable) -> Any:
-    """Compile a kernel or a helper: no GIL, no exceptions from arithmetic, cached on disk."""
-    return _compile(function)
+def helper(function: Callable, **options: Any) -> Any:
+    """Compile a function that only kernels and other helpers call."""
+    dispatcher = numba.njit(**HELPER_OPTIONS, **options)(function)
+    for_types = dispatcher.get_call_template
+    # A constant in a call is an integer like any other: Numba would compile the helper anew for each.
+    dispatcher.get_call_template = lambda args, kws: for_types([types.unliteral(a) for a in args], kws)
+    return dispatcher
 
 
 def inlined(function: Callable) -> Any:
     """A helper so small that a call would cost more than its body."""
-    return _compile(function, forceinline=True)
+    return helper(function, forceinline=True)
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import inlined, jit
+from .jit import helper, inlined
 from .memory import read, read_byte, read_int, write_int
 from .simd import VECTOR_BYTES, Vector, lanes, load_at, store_at
 from .tags import GROUP, h_slots, panel, slots, units, vector_bytes, x_slots
@@ -122,7 +122,7 @@ def share(count, w, n):
     return count * w // n, count * (w + 1) // n
 
 
-@jit
+@helper
 def unit_share(count, grain, w, n):
     """As ``share`` for vectors of units: a boundary within the full zone falls on a multiple of ``grain``."""
     full = count // grain * grain
@@ -213,7 +213,7 @@ def is_reset(a, s, r):
     return read_byte(v.resets + t * v.reset_time + b * v.reset_batch) != 0
 
 
-@jit
+@helper
 def entering_row(a, states, s, r):
     """Address of the state of row r that enters step s."""
     v = read(Layer, a)
@@ -222,14 +222,14 @@ def entering_row(a, states, s, r):
     return states + (state_row(v.keep, v.first, v.offset, v.B, s - 1) + r) * v.state_stride
 
 
-@jit
+@helper
 def leaving_row(a, states, s, r):
     """Address of the state of row r that leaves step s."""
     v = read(Layer, a)
     return states + (state_row(v.keep, v.first, v.offset, v.B, s) + r) * v.state_stride
 
 
-@jit
+@helper
 def fill_state_tables(a, tables, s, first, stride, n):
     """Tables of the states that enter and leave step s, for the n rows first, first + stride, ..."""
     v = read(Layer, a)
@@ -251,7 +251,7 @@ def fill_state_tables(a, tables, s, first, stride, n):
         write_int(table_row(tables, v.B, Table.OPERAND, i), v.operand + (operand + r) * v.state_stride)
 
 
-@jit
+@helper
 def fill_table(a, table, base, time_stride, batch_stride, s, first, stride, n):
     """Addresses of the rows of a (T, B, ...) array at step s; the zero row where there is no array."""
     v = read(Layer, a)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.core.imputils import lower_getattr_generic
+from numba.core.typing.templates import AttributeTemplate, infer_getattr
+from numba.extending import intrinsic, models, register_model
 
 from .simd import llvm_scalar, pointer
 
@@ -46,16 +48,46 @@ def block(arguments: tuple[int, ...]) -> np.ndarray:
     return np.array(arguments, dtype=np.int64)
 
 
+class BlockView(types.Type):
+    """An argument block by its address: every field is an attribute, loaded where it is used.
+
+    A tuple of all fields would be simpler, but copying dozens of them in and out of every helper doubled the time to
+    compile.
+    """
+
+    def __init__(self, fields: type) -> None:
+        self.fields = fields
+        super().__init__(name=f"BlockView({fields.__name__})")
+
+
+@register_model(BlockView)
+class _BlockViewModel(models.PrimitiveModel):
+    def __init__(self, manager, view):
+        super().__init__(manager, view, _I64)
+
+
+@infer_getattr
+class _BlockViewFields(AttributeTemplate):
+    key = BlockView
+
+    def generic_resolve(self, view, name):
+        return types.intp if name in view.fields._fields else None
+
+
+@lower_getattr_generic(BlockView)
+def _load_field(context, builder, view, value, name):
+    offset = ir.Constant(_I64, 8 * view.fields._fields.index(name))
+    loaded = builder.load(pointer(builder, builder.add(value, offset), _I64))
+    # No kernel writes to its block, so a loop need not read it again after each store elsewhere.
+    loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
+    return loaded
+
+
 @intrinsic
 def read(_typing, kind, address):
-    """All fields of the argument block at ``address`` as the NamedTuple class ``kind``; unused loads vanish."""
-    cls = kind.instance_class
-    fields = types.NamedUniTuple(types.intp, len(cls._fields), cls)
-
-    def codegen(context, builder, sig, args):
-        return builder.load(pointer(builder, args[1], ir.ArrayType(_I64, len(cls._fields))))
-
-    return fields(kind, types.intp), codegen
+    """The argument block at ``address`` as a view with the fields of the NamedTuple class ``kind``."""
+    view = BlockView(kind.instance_class)
+    return view(kind, types.intp), lambda context, builder, sig, args: args[1]
 
 
 @intrinsic

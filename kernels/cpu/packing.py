@@ -19,7 +19,7 @@ import numpy as np
 
 from fastrnn.cells import Cell, Phase
 
-from .jit import inlined, jit
+from .jit import helper, inlined, kernel
 from .layout import share
 from .memory import read, read_float, read_int, write_float
 from .simd import VECTOR_BYTES, fill, lanes, load, load_part, store
@@ -74,7 +74,7 @@ def _panel_of(u, U, P):
     return u, 1
 
 
-@jit
+@helper
 def _slot_vectors(like, v, u, f):
     """Address of slot f of unit vector u at k = 0 in a packed matrix, and the bytes from one k to the next."""
     start, width = _panel_of(u, v.U, v.P)
@@ -82,7 +82,7 @@ def _slot_vectors(like, v, u, f):
     return first, v.F * width * vector_bytes(like)
 
 
-@jit
+@helper
 def _pack_panels_share(like, a, w, n):
     v = read(Packing, a)
     begin, end = share(v.U, w, n)
@@ -103,7 +103,7 @@ def _pack_panels_share(like, a, w, n):
                             write_float(like, target + k * step, 0.0)
 
 
-@jit
+@helper
 def _unpack_panels_share(like, a, w, n):
     v = read(Packing, a)
     begin, end = share(v.U, w, n)
@@ -121,7 +121,7 @@ def _unpack_panels_share(like, a, w, n):
                         write_float(like, there, read_float(like, there) + read_float(like, source + k * step))
 
 
-@jit
+@helper
 def _pack_columns_share(like, a, w, n):
     v = read(Packing, a)
     count = (v.K + lanes(like) - 1) // lanes(like)
@@ -156,19 +156,19 @@ _unpack_panels_job = job(_unpack_panels_share)
 _pack_columns_job = job(_pack_columns_share)
 
 
-@jit
+@kernel
 def pack_panels(like, a, pool, threads):
     """PyTorch's matrix -> panels."""
     run_job(_pack_panels_job(like), a, pool, threads)
 
 
-@jit
+@kernel
 def unpack_panels(like, a, pool, threads):
     """Panels, added into PyTorch's matrix."""
     run_job(_unpack_panels_job(like), a, pool, threads)
 
 
-@jit
+@kernel
 def pack_columns(like, a, pool, threads):
     """PyTorch's matrix -> groups of columns."""
     run_job(_pack_columns_job(like), a, pool, threads)

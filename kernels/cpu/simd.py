@@ -21,7 +21,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from .jit import inlined
 
@@ -201,20 +202,31 @@ def add_into(vector, address):
 # ---------------------------------------------------------------- arithmetic
 
 
-def _binary(python_operator, instruction: str) -> None:
-    @intrinsic
-    def vectors(_typing, a, b):
-        return a(a, b), lambda context, builder, sig, args: getattr(builder, instruction)(*args)
+class _VectorArithmetic(AbstractTemplate):
+    """Vector with vector, or with a number that fills every lane."""
 
-    @overload(python_operator)
-    def of_vectors(a, b):
-        if isinstance(a, Vector) and isinstance(b, Vector):
-            return lambda a, b: vectors(a, b)
-        if isinstance(a, Vector) and isinstance(b, types.Float):
-            return lambda a, b: vectors(a, fill(a, b))
-        if isinstance(a, types.Float) and isinstance(b, Vector):
-            return lambda a, b: vectors(fill(b, a), b)
+    def generic(self, args, kws):
+        a, b = args
+        vector = a if isinstance(a, Vector) else b
+        if isinstance(vector, Vector) and all(isinstance(arg, types.Float) or arg == vector for arg in args):
+            return signature(vector, a, b)
         return None
+
+
+def _binary(python_operator, instruction: str) -> None:
+    infer_global(python_operator)(type(f"Vector_{instruction}", (_VectorArithmetic,), {"key": python_operator}))
+
+    def lower(context, builder, sig, args):
+        vector = llvm_vector(sig.return_type.dtype)
+        filled = [
+            value if isinstance(kind, Vector)
+            else splat(builder, context.cast(builder, value, kind, sig.return_type.dtype), vector)
+            for kind, value in zip(sig.args, args, strict=True)
+        ]  # fmt: skip
+        return getattr(builder, instruction)(*filled)
+
+    for operands in ((Vector, Vector), (Vector, types.Float), (types.Float, Vector)):
+        lower_builtin(python_operator, *operands)(lower)
 
 
 for _operator, _instruction in (
@@ -278,13 +290,10 @@ _TANH_SATURATES = {types.float32: 18.1, types.float64: 38.2}
 def _by_dtype(table):
     """A function of a vector that returns its dtype's entry as a compile-time constant."""
 
-    def constant(v):
-        raise NotImplementedError("only in compiled code")
-
-    @overload(constant)
-    def of_vector(v):
+    @intrinsic
+    def constant(_typing, v):
         entry = table[v.dtype]
-        return lambda v: entry
+        return types.float64(v), lambda context, builder, sig, args: ir.Constant(ir.DoubleType(), entry)
 
     return constant
 
@@ -294,19 +303,19 @@ _ln2_high, _ln2_low = _by_dtype(_LN2_HIGH), _by_dtype(_LN2_LOW)
 _largest_exponent, _tanh_saturates = _by_dtype(_LARGEST_EXPONENT), _by_dtype(_TANH_SATURATES)
 
 
-def _expm1_series(r):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_expm1_series)
-def _expm1_series_of(r):
-    # Unrolled here: a loop over a tuple of constants would not be.
+@intrinsic
+def _expm1_series(_typing, r):
     terms = _EXPM1_TERMS[r.dtype]
-    lines = [f"    p = fill(r, {terms[-1]!r})"]
-    lines += [f"    p = fma(p, r, fill(r, {term!r}))" for term in terms[-2::-1]]
-    namespace = {"fill": fill, "fma": fma}
-    exec("\n".join(["def series(r):", *lines, "    return fma(p * r, r, r)"]), namespace)
-    return namespace["series"]
+
+    def codegen(context, builder, sig, args):
+        vector = llvm_vector(r.dtype)
+        constant = lambda term: ir.Constant(vector, [term] * vector.count)  # noqa: E731
+        total = constant(terms[-1])
+        for term in terms[-2::-1]:
+            total = fma_at(builder, total, args[0], constant(term))
+        return fma_at(builder, builder.fmul(total, args[0]), args[0], args[0])
+
+    return r(r), codegen
 
 
 @inlined

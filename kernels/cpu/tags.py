@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import numba
 from numba import types
 from numba.extending import NativeValue, intrinsic, models, overload, register_model, typeof_impl, unbox
 
 from fastrnn.cells import CELLS, Cell, Phase
 
-from .jit import jit
+from .jit import HELPER_OPTIONS, helper
 from .simd import REGISTERS, VECTOR_BYTES
 
 __all__ = [
@@ -125,17 +124,14 @@ def panel(_typing, cell, phase, full):
 
 
 def compile_time(of_type):
-    """A function of a tag whose result is a constant of the compiled code."""
+    """A function of a tag whose result, an integer or a tuple of them, is a constant of the compiled code."""
 
-    def constant(tag):
-        raise NotImplementedError("only in compiled code")
-
-    @overload(constant)
-    def for_type(tag):
-        if not isinstance(tag, numba.types.Type) or not hasattr(tag, "dtype"):
-            return None
+    @intrinsic
+    def constant(_typing, tag):
         value = of_type(tag)
-        return lambda tag: value
+        value = tuple(map(int, value)) if isinstance(value, tuple) else int(value)
+        kind = types.UniTuple(types.intp, len(value)) if isinstance(value, tuple) else types.intp
+        return kind(tag), lambda context, builder, sig, args: context.get_constant_generic(builder, kind, value)
 
     return constant
 
@@ -147,12 +143,12 @@ def compiled_where(predicate):
     """
 
     def decorate(function):
-        compiled = jit(function)
+        compiled = helper(function)
 
         def conditional(tag, *arguments):
             raise NotImplementedError("only in compiled code")
 
-        @overload(conditional)
+        @overload(conditional, jit_options=HELPER_OPTIONS)
         def for_type(tag, *arguments):
             if predicate(tag):
                 return lambda tag, *arguments: compiled(tag, *arguments)

@@ -24,7 +24,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import jit
+from .jit import helper, kernel
 from .memory import address_of, aligned_zeros, read_int, write_int
 from .simd import call, pointer
 
@@ -156,7 +156,7 @@ def job(share):
 # ---------------------------------------------------------------- kernels
 
 
-@jit
+@helper
 def _look_again(count):
     """One turn of a waiting loop: pause, and give the core away now and then, as its owner may be who we wait for."""
     if count < 256 or count & 15:
@@ -166,13 +166,13 @@ def _look_again(count):
     return count + 1
 
 
-@jit
+@helper
 def arrive(barrier):
     """Say that this thread has done its part."""
     _add(barrier, 1)
 
 
-@jit
+@helper
 def await_all(barrier, arrivals):
     """Wait until ``arrivals`` have been counted since the barrier was zeroed."""
     count = 0
@@ -180,7 +180,7 @@ def await_all(barrier, arrivals):
         count = _look_again(count)
 
 
-@jit
+@kernel
 def _work(mailbox, pool, w):
     """Body of worker ``w``: run jobs until one has the address 0."""
     last = 0
@@ -201,7 +201,7 @@ def _work(mailbox, pool, w):
         _add(pool + _DONE, 1)
 
 
-@jit
+@helper
 def _post(mailbox, job, argument, n):
     write_int(mailbox + _JOB, job)
     write_int(mailbox + _ARGUMENT, argument)
@@ -211,7 +211,7 @@ def _post(mailbox, job, argument, n):
         _wake(mailbox + _SEQUENCE)
 
 
-@jit
+@helper
 def run_job(job, argument, pool, n):
     """Run a job on n threads, or on one where the pool is busy or n is 1; the job learns how many there are."""
     if n <= 1 or pool == 0 or _exchange(pool + _LOCK, 1) != 0:
@@ -227,7 +227,7 @@ def run_job(job, argument, pool, n):
     _exchange(pool + _LOCK, 0)
 
 
-@jit
+@kernel
 def _stop(mailbox):
     _post(mailbox, 0, 0, 0)
 

@@ -22,7 +22,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import jit
+from .jit import helper
 from .simd import VECTOR_BYTES, call, fma_at, llvm_scalar, llvm_vector, load_at, pointer, splat, store_at
 from .tags import GROUP, tile_rows
 
@@ -175,7 +175,7 @@ def _accumulate(_typing, panel, rows, z, z_stride, init, init_stride, x_rows, I,
     return types.void(panel, *[types.intp] * 13), codegen
 
 
-@jit
+@helper
 def accumulate(panel, rows, z, z_stride, init, init_stride, x_rows, I, wx, next_x, h_rows, H, wh, next_h):
     """z[m] = init[m] + x[m] Wx + h[m] Wh for 1..row_limit rows and one panel.
 
@@ -198,7 +198,7 @@ def _accumulate_pair(_typing, panel, z, z_panel, init, init_panel, x_row, I, wx,
     return types.void(panel, *[types.intp] * 12), codegen
 
 
-@jit
+@helper
 def accumulate_pair(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
     """``accumulate`` for one row and two neighbouring panels: twice the sums in flight hide the FMA's latency."""
     _accumulate_pair(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h)
@@ -241,19 +241,19 @@ def _project(_typing, like, vectors, rows, out, out_stride, a, a_stride, a_panel
     return types.void(like, vectors, *[types.intp] * 10), codegen
 
 
-@jit
+@helper
 def project_group(like, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead):
     """``project`` for GROUP vectors of columns."""
     _project(like, GROUP, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead)
 
 
-@jit
+@helper
 def project_vector(like, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead):
     """``project`` for one vector of columns."""
     _project(like, 1, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead)
 
 
-@jit
+@helper
 def project(like, vectors, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead):
     """out[m][v] += sum_p sum_k a[m][p][k] W[p][k][v] for GROUP vectors of columns, or one.
 
@@ -303,7 +303,7 @@ def _outer(_typing, panel, fed, most, columns, out, a_rows, a_offset, z_rows, z_
     return types.void(panel, fed, most, *[types.intp] * 7), codegen
 
 
-@jit
+@helper
 def outer_x(panel, columns, out, a_rows, a_offset, z_rows, z_offset, depth):
     """out[m][v] += sum_r a[r][m] dz[r][v], dz over the slots that the input feeds.
 
@@ -314,13 +314,13 @@ def outer_x(panel, columns, out, a_rows, a_offset, z_rows, z_offset, depth):
     _outer(panel, _FED_BY_X, 8, columns, out, a_rows, a_offset, z_rows, z_offset, depth)
 
 
-@jit
+@helper
 def outer_h(panel, columns, out, a_rows, a_offset, z_rows, z_offset, depth):
     """As ``outer_x``, over the slots that the recurrent product feeds."""
     _outer(panel, _FED_BY_H, 8, columns, out, a_rows, a_offset, z_rows, z_offset, depth)
 
 
-@jit
+@helper
 def outer_all(panel, out, a_rows, z_rows, depth):
     """As ``outer_x``, over all slots, for one column of a."""
     _outer(panel, _ALL_SLOTS, 1, 1, out, a_rows, 0, z_rows, 0, depth)
