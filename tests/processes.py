@@ -1,0 +1,36 @@
+"""Running Python in a process of its own, where a test needs a fresh one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_python(script: str, *arguments: str, timeout: float = 120, root: Path = ROOT, **environment: str) -> str:
+    """Run a script with the packages under root; return what it printed.
+
+    A process that hangs, and one that ends with an error, fail the test. The script is a file's path if it ends
+    in ``.py`` (``spawn`` needs a file), else source code. ``environment`` is added to this process's own.
+    """
+    command = [script] if script.endswith(".py") else ["-c", script]
+    variables = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    try:
+        done = subprocess.run(
+            [sys.executable, *command, *arguments],
+            cwd=root,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as expired:
+        pytest.fail(f"the process hung for {timeout} s; it had printed: {expired.stdout!r} {expired.stderr!r}")
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
