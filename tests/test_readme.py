@@ -1,0 +1,36 @@
+"""The README holds what it says: its table is the committed results', its example runs, its files exist."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bench import ROOT
+from bench.report import PUBLISHED, README, update_readme
+from bench.results import load
+from tests.reference import CELLS
+
+TEXT = README.read_text(encoding="utf-8")
+
+
+def test_the_table_is_the_one_of_the_committed_results():
+    assert update_readme(load(PUBLISHED), TEXT) == TEXT, "run: python -m bench report --readme"
+
+
+def test_the_committed_results_are_of_a_whole_run_in_which_nothing_disagreed():
+    results = load(PUBLISHED)
+    assert results["complete"]
+    statuses = {(label, entry["status"]) for row in results["cases"] for label, entry in row["entries"].items()}
+    assert not [found for found in statuses if found[1] in ("refused", "failed")]
+    assert {row["case"]["cell"] for row in results["cases"]} == set(CELLS)
+
+
+def test_the_quick_start_runs():
+    (example,) = re.findall(r"## Quick start\n\n```python\n(.*?)```", TEXT, re.S)
+    exec(compile(example, str(README), "exec"), {})
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", TEXT))))
+def test_every_link_leads_to_a_file(path):
+    assert (ROOT / path).exists()
