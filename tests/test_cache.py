@@ -1,0 +1,141 @@
+"""Compiled kernels on disk: found by the next process, never stale, and never needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tests.cases import DTYPES, LAYERS, Case
+from tests.checks import reference_results, relative_error
+from tests.processes import ROOT, run_python
+
+# Runs cells given as "cell:dtype" forward and back, and prints how many functions Numba compiled, and every y.
+PROGRAM = """
+import json
+import sys
+
+from numba.core import event
+
+compiled = event.RecordingListener()
+event.register("numba:compile", compiled)
+
+from tests.cases import DTYPES, LAYERS, Case
+from tests.checks import layer_results, make_layer
+
+outputs = {}
+for name in sys.argv[1:]:
+    cell, dtype = name.split(":")
+    problem = Case(cell, dtype=dtype, num_layers=2, bidirectional=True, ragged=True, resets=True).problem()
+    layer = make_layer(problem)
+    outputs[name] = layer_results(problem, layer).y.tolist()
+    layer.freeze()
+    layer(problem.x)
+    make_layer(Case(cell, dtype=dtype).problem()).stream()(problem.x[0, :1])
+print(json.dumps({"compiled": len(compiled.buffer), "outputs": outputs}))
+"""
+
+# A light program: one call of one cell, so that compiling costs a few seconds; prints its y.
+SMALL = """
+import numpy as np
+import fastrnn
+layer = fastrnn.RNN(3, 4, nonlinearity="relu", seed=0)
+print(layer(np.ones((2, 1, 3), np.float32))[0].tolist())
+"""
+
+
+def run(*names, **environment):
+    """Run PROGRAM; return the number of compilations and y by name, as an array."""
+    printed = json.loads(run_python(PROGRAM, *names, timeout=600, **environment))
+    return printed["compiled"], {name: np.array(y) for name, y in printed["outputs"].items()}
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    """Two processes fill an empty cache at the same time; what a third one finds there is right and complete."""
+    cells = ["rnn_relu:float32", "gru_reset_before:float32"]
+    with ThreadPoolExecutor(2) as pool:
+        firsts = list(pool.map(lambda name: run(name, FASTRNN_CACHE_DIR=str(tmp_path)), cells))
+    assert all(count > 0 for count, _ in firsts), "nothing was counted"
+    count, outputs = run(*cells, FASTRNN_CACHE_DIR=str(tmp_path))
+    assert count == 0
+    for name, y in outputs.items():
+        cell, dtype = name.split(":")
+        problem = Case(cell, dtype=dtype, num_layers=2, bidirectional=True, ragged=True, resets=True).problem()
+        assert relative_error(y, reference_results(problem).y) <= 1e-5
+
+
+def test_every_cell_is_cached():
+    """All kernels of all cells and dtypes; those that this test run compiled count as the first process."""
+    names = [f"{cell}:{dtype}" for cell in LAYERS for dtype in DTYPES]
+    run(*names)
+    count, _ = run(*names)
+    assert count == 0
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the packages, to be edited."""
+    for package in ("fastrnn", "kernels"):
+        shutil.copytree(ROOT / package, tmp_path / "tree" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "tree"
+
+
+def edit(path, addition):
+    """Append to a file and put its old times back: no clock may be trusted to show an edit."""
+    times = path.stat()
+    path.write_text(path.read_text(encoding="utf-8") + addition, encoding="utf-8")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+EDITED_MATH = '''
+
+@cell_math("rnn_relu")
+class _Edited:
+    """h' = 7."""
+
+    def forward(self, slots, h, c, p):
+        y = fill(slots[0], 7.0)
+        return (y,), y, c
+'''
+
+
+def test_an_edited_kernel_is_not_served_stale(checkout):
+    """The edit is in a file that the kernel only imports, which Numba's own check does not see."""
+    cache = str(checkout.parent / "cache")
+    before = json.loads(run_python(SMALL, timeout=300, root=checkout, FASTRNN_CACHE_DIR=cache))
+    again = json.loads(run_python(SMALL, timeout=300, root=checkout, FASTRNN_CACHE_DIR=cache))
+    assert before == again and before != [[[7.0] * 4]] * 2
+    edit(checkout / "kernels" / "cpu" / "cell_math.py", EDITED_MATH)
+    after = json.loads(run_python(SMALL, timeout=300, root=checkout, FASTRNN_CACHE_DIR=cache))
+    assert after == [[[7.0] * 4]] * 2
+
+
+@pytest.mark.parametrize("where", ["none", "below a file", "no home"])
+def test_without_a_cache_folder(tmp_path, where):
+    """No folder, or one that can't be made (for root too): slower, and otherwise the same."""
+    (tmp_path / "file").write_text("")
+    below = str(tmp_path / "file" / "cache")
+    environment = {"none": {"FASTRNN_CACHE_DIR": ""}, "below a file": {"FASTRNN_CACHE_DIR": below}}
+    environment["no home"] = {"HOME": below, "XDG_CACHE_HOME": below}
+    with_cache = run_python(SMALL, timeout=300)
+    assert run_python(SMALL, timeout=300, **environment[where]) == with_cache
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_read_only_cache_is_still_read(tmp_path):
+    """A folder filled by someone else and not writable by us, as in a container image."""
+    if os.geteuid() == 0:
+        pytest.skip(reason="root may write everywhere")
+    run_python(SMALL, timeout=300, FASTRNN_CACHE_DIR=str(tmp_path))
+    folders = [path for path in [tmp_path, *tmp_path.rglob("*")] if path.is_dir()]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        run_python(SMALL, timeout=300, FASTRNN_CACHE_DIR=str(tmp_path))
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
