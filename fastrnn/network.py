@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from fastrnn import checks
 from fastrnn.backend import load
+from fastrnn.checks import State
 from fastrnn.dropout import apply_mask, fresh_seed
 from fastrnn.sequences import Schedule
 from fastrnn.tape import Gradients, LayerRecord, Record, Tape
 
 if TYPE_CHECKING:
-    from fastrnn.checks import State
     from fastrnn.recurrent import RecurrentLayer
 
 __all__ = ["backward", "infer", "train"]
 
 # A dense schedule of up to this many steps and rows is kept: making one costs more than a small call.
-_KEPT_SCHEDULE = 4096
+_KEPT_SCHEDULE = 1024
 
 
 class Call(NamedTuple):
@@ -41,7 +41,7 @@ def _both(schedule: Schedule) -> tuple[Schedule, Schedule]:
     return schedule, schedule.reversed()
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def _dense_schedules(T: int, B: int) -> tuple[Schedule, Schedule]:
     return _both(Schedule(T, B))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from fastrnn import checks, network
 from fastrnn.backend import load
 from fastrnn.cells import CELLS, Cell, cell_for
+from fastrnn.checks import State
 from fastrnn.parameters import FlatParameters, Layout, ParameterDict, initial_values, read_mapping
 from fastrnn.stream import Stream
 from fastrnn.tape import Gradients, Tape
-
-if TYPE_CHECKING:
-    from fastrnn.checks import State
 
 __all__ = ["RecurrentLayer"]
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from fastrnn import checks
 from fastrnn.backend import load
 from fastrnn.cells import Cell
+from fastrnn.checks import State
 from fastrnn.sequences import Schedule
 
 if TYPE_CHECKING:
-    from fastrnn.checks import State
     from fastrnn.recurrent import RecurrentLayer
 
 __all__ = ["Stream"]

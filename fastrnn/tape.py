@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrnn.checks import State
 from fastrnn.parameters import FlatParameters, Layout, ParameterDict
 from fastrnn.sequences import Schedule
 
 if TYPE_CHECKING:
-    from fastrnn.checks import State
     from fastrnn.recurrent import RecurrentLayer
 
 __all__ = ["Gradients", "LayerRecord", "Record", "Tape"]
