@@ -25,8 +25,8 @@ LAST = RESULTS / "local" / "last.json"
 _COMMANDS = ("run", "compare", "report", "workload")
 
 # A quick run has to fit a minute; a grid has the time to be sure.
-_QUICK = Budget(rounds=5, block_s=0.015, extra_rounds=5)
-_THOROUGH = Budget(rounds=9, block_s=0.06, extra_rounds=9)
+_QUICK = Budget(rounds=5, block_s=0.015, most_s=0.3, extra_rounds=5)
+_THOROUGH = Budget(rounds=9, block_s=0.06, most_s=15.0, extra_rounds=9)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

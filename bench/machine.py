@@ -52,6 +52,11 @@ def _memory_bytes() -> int | None:
         return None
 
 
+def load() -> float | None:
+    """How many processes wanted a core in the last minute; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def describe() -> dict[str, Any]:
     """The machine, as stored in a results file."""
     from llvmlite import binding
@@ -68,6 +73,7 @@ def describe() -> dict[str, Any]:
         "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "load": load(),
     }
 
 

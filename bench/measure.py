@@ -8,6 +8,7 @@ quartiles of the rounds' own ratios.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -18,6 +19,8 @@ from bench.processes import Worker, WorkerError
 
 __all__ = ["Budget", "ratio", "time_case"]
 
+_LEAST_ROUNDS = 3
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -25,6 +28,8 @@ class Budget:
 
     rounds: int = 7
     block_s: float = 0.03
+    most_s: float = 2.0
+    """A contender whose blocks have taken this long sits the further rounds out, three at least."""
     close: float = 0.08
     """A best rival nearer than this, relative, is measured over ``extra_rounds`` more."""
     extra_rounds: int = 7
@@ -50,9 +55,9 @@ def time_case(
             if report["status"] == "ready":
                 racing[label] = (worker, variant)
     samples = {label: [] for label in racing}
-    _race(racing, samples, entries, budget.rounds, budget.block_s)
+    _race(racing, samples, entries, budget, budget.rounds)
     if _close_call(samples, ours, budget.close):
-        _race(racing, samples, entries, budget.extra_rounds, budget.block_s)
+        _race(racing, samples, entries, budget, budget.extra_rounds)
     for label, blocks in samples.items():
         if label in racing:
             entries[label] |= {"status": "timed"} | _summary(blocks) | _memory(racing[label][0])
@@ -63,17 +68,20 @@ def _race(
     racing: dict[str, tuple[Worker, str]],
     samples: dict[str, list[list[float]]],
     entries: dict[str, dict[str, Any]],
+    budget: Budget,
     rounds: int,
-    seconds: float,
 ) -> None:
     labels = list(racing)
+    spent = dict.fromkeys(labels, 0.0)
     for turn in range(rounds):
         for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
-            if label not in racing:
+            if label not in racing or (turn >= _LEAST_ROUNDS and spent[label] > budget.most_s):
                 continue
             worker, variant = racing[label]
+            started = time.perf_counter()
             try:
-                samples[label].append(worker.call("block", variant=variant, seconds=seconds))
+                samples[label].append(worker.call("block", variant=variant, seconds=budget.block_s))
+                spent[label] += time.perf_counter() - started
             except WorkerError as error:
                 entries[label] |= {"status": "failed", "why": str(error)}
                 del racing[label]

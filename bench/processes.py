@@ -29,6 +29,7 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
+    "NPROC",  # XLA
 )
 _CAN_STOP = hasattr(signal, "SIGSTOP")
 

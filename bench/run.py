@@ -72,6 +72,9 @@ def execute(plan: Plan, progress: Progress, keep: Callable[[Results], None]) -> 
     Ctrl-C ends the run and returns what there is, with ``complete`` False.
     """
     results = skeleton(plan)
+    load = results["machine"]["load"]
+    if load is not None and load > _QUIET_LOAD:
+        progress.say(f"other programs are running (load {load:.1f}): expect figures that are too slow and uneven")
     try:
         compiled = _compile(plan, progress) if plan.cases else {}
         for threads in plan.threads:
@@ -86,7 +89,9 @@ def execute(plan: Plan, progress: Progress, keep: Callable[[Results], None]) -> 
     return results
 
 
-COMPILE_EFFORT = 10.0
+_QUIET_LOAD = 0.5
+
+COMPILE_EFFORT = 5.0
 """About how many seconds one cell's kernels take to compile where the cache has none."""
 
 

@@ -25,6 +25,10 @@ REGISTRY: dict[str, Entry] = {
     "numpy": Entry("bench.peers.numpy_reference:NumpyReference", ("numpy",)),
     "torch": Entry("bench.peers.pytorch:PyTorch", ("torch",)),
     "onnxruntime": Entry("bench.peers.onnx_runtime:OnnxRuntime", ("onnxruntime", "onnx")),
+    "openvino": Entry("bench.peers.openvino_model:OpenVino", ("openvino", "onnx")),
+    "jax": Entry("bench.peers.jax_scan:JaxScan", ("jax",)),
+    "keras": Entry("bench.peers.keras_layers:KerasLayers", ("keras",)),
+    "mygrad": Entry("bench.peers.mygrad_gru:MyGradGRU", ("mygrad", "numba")),
 }
 
 

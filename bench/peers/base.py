@@ -6,7 +6,7 @@ To add one: a file here with a subclass of ``Peer``, and a line in ``bench/peers
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bench.cases import Case
@@ -26,6 +26,7 @@ class Program:
     run : what is timed; takes nothing and returns whatever the library gives
     outputs : turns what ``run`` returned into named arrays (see ``bench.checks.Outputs``)
     how : what in the library does the work, for the table's reader
+    lacks : outputs that the library cannot give and that are therefore not checked
     native : False where the library lacks the cell and it is written out in the library's operations
     """
 
@@ -33,7 +34,7 @@ class Program:
     outputs: Callable[[Any], Outputs]
     how: str
     native: bool = True
-    notes: dict[str, Any] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
 
 
 class Peer:

@@ -30,7 +30,7 @@ class Config:
     embedding: int = 64
     hidden: int = 256
     rate: float = 1.0
-    clip: float = 5.0
+    clip: float = 1.0
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
