@@ -4,7 +4,8 @@ The backend protocol, one call a layer and direction: ``pack``, ``forward``, ``b
 how a layer will run, ``set_num_threads``, ``get_num_threads``.
 """
 
-from .layer import Packed, Saved, backward, forward, pack
+from .layer import Saved, backward, forward, pack
+from .packed import Packed
 from .plan import Plan, plan
 from .threads import get_num_threads, set_num_threads
 

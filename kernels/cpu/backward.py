@@ -16,6 +16,7 @@ from .layout import (
     TABLE_BYTES,
     Layer,
     Table,
+    alive_rows,
     fill_state_tables,
     fill_table,
     full_units,
@@ -27,6 +28,7 @@ from .layout import (
     panel_row,
     share,
     slab_panel,
+    slab_row,
     slab_step,
     store_all_slots,
     table_row,
@@ -36,8 +38,9 @@ from .layout import (
 )
 from .memory import read, read_int
 from .simd import fill, lanes, load, load_part, store, store_part
+from .states import enter_rows, leave_rows
 from .tags import GROUP, compiled_where, h_slots, has_c, slots, tile_rows, two_phases, units, vector_bytes, x_slots
-from .threads import arrive, await_all, job, run_job
+from .threads import arrive, await_all, job, reset, run_job
 from .tiles import project
 
 __all__ = ["backward"]
@@ -62,6 +65,7 @@ def project_panels(full, tail, recurrent, like, a, vectors, m, out, out_row, ste
     out: m rows of ``vectors`` vectors; dz: the phase's slab at a step with n rows, rows r, r + r_stride, ...
     """
     v = read(Layer, a)
+    alive = alive_rows(v.ahead, n)
     begin, end = x_slots(full)
     if recurrent:
         begin, end = h_slots(full)
@@ -72,16 +76,18 @@ def project_panels(full, tail, recurrent, like, a, vectors, m, out, out_row, ste
     if bounds > 0:
         inner = depth * units(full)
         panels = bounds // units(full)
-        here = step + r * panel_row(full) + begin * units(full) * vector_bytes(full)
+        row = slab_row(full, v.ahead, v.U)
+        here = step + r * row + begin * units(full) * vector_bytes(full)
         project(
-            like, vectors, m, out, out_row, here, r_stride * panel_row(full), n * panel_row(full), inner, panels,
+            like, vectors, m, out, out_row, here, r_stride * row, alive * panel_row(full), inner, panels,
             weights, weights + v.U * depth * (row_bytes + line),
         )  # fmt: skip
     if bounds < v.U:
-        here = slab_panel(tail, step, n, bounds) + r * panel_row(tail) + begin * vector_bytes(tail)
+        row = slab_row(tail, v.ahead, v.U)
+        here = slab_panel(tail, step, alive, bounds) + r * row + begin * vector_bytes(tail)
         first = weights + bounds * depth * row_bytes
         project(
-            like, vectors, m, out, out_row, here, r_stride * panel_row(tail), n * panel_row(tail), depth, v.U - bounds,
+            like, vectors, m, out, out_row, here, r_stride * row, alive * panel_row(tail), depth, v.U - bounds,
             first, first + v.U * depth * row_bytes,
         )  # fmt: skip
 
@@ -93,11 +99,12 @@ def differentiate(phase, gates, a, tables, m, i, dh, dh_row, s, r, r_stride, u_f
     dh: m rows of u_last - u_first vectors, all but dy and the cell's own carry.
     """
     v = read(Layer, a)
-    n, before = read_int(v.active + s * 8), read_int(v.offset + s * 8)
+    alive, before = alive_rows(v.ahead, read_int(v.active + s * 8)), read_int(v.offset + s * 8)
     slab = v.slab
     if two_phases(phase):
         slab = v.slab2
     step, gate_step = slab_step(phase, slab, v.U, before), slab_step(gates, v.slab, v.U, before)
+    row_bytes, gate_row = slab_row(phase, v.ahead, v.U), slab_row(gates, v.ahead, v.U)
     for e in range(m):
         row = r + e * r_stride
         h_in = read_int(table_row(tables, v.B, Table.H_IN, i + e))
@@ -105,7 +112,8 @@ def differentiate(phase, gates, a, tables, m, i, dh, dh_row, s, r, r_stride, u_f
         dy = read_int(table_row(tables, v.B, Table.Y, i + e))
         for u in range(u_first, u_last):
             at = u * vector_bytes(phase)
-            here, gate_here = unit_slots(phase, step, n, row, u), unit_slots(gates, gate_step, n, row, u)
+            here = unit_slots(phase, step, alive, row_bytes, row, u)
+            gate_here = unit_slots(gates, gate_step, alive, gate_row, row, u)
             carry_here = v.carry + row * v.state_stride + at
             outer = load_part(phase, dy + at, valid_lanes(phase, v.H, u))
             dz, carry = cell_backward(
@@ -128,14 +136,14 @@ def differentiate(phase, gates, a, tables, m, i, dh, dh_row, s, r, r_stride, u_f
 def differentiate_gates(gates, a, tables, m, i, d, d_row, s, r, r_stride, u_first, u_last):
     """From the gradient of a second phase's operand to dz of the first phase."""
     v = read(Layer, a)
-    n, before = read_int(v.active + s * 8), read_int(v.offset + s * 8)
-    step = slab_step(gates, v.slab, v.U, before)
+    alive, before = alive_rows(v.ahead, read_int(v.active + s * 8)), read_int(v.offset + s * 8)
+    step, row_bytes = slab_step(gates, v.slab, v.U, before), slab_row(gates, v.ahead, v.U)
     for e in range(m):
         row = r + e * r_stride
         h_in = read_int(table_row(tables, v.B, Table.H_IN, i + e))
         for u in range(u_first, u_last):
             at = u * vector_bytes(gates)
-            here = unit_slots(gates, step, n, row, u)
+            here = unit_slots(gates, step, alive, row_bytes, row, u)
             carry_here = v.carry + row * v.state_stride + at
             dz, carry = gate_backward(
                 gates,
@@ -331,7 +339,7 @@ def backward_share(cell, a, w, n):
     """Thread w of n: all steps from the last to the first, for its rows or its hidden units."""
     v = read(Layer, a)
     tables = v.scratch + w * v.scratch_stride
-    scratch = tables + (TABLE_BYTES * v.B + 63) // 64 * 64
+    scratch = (tables + TABLE_BYTES * v.B + 63) // 64 * 64
     first, stride, parties = 0, 1, n
     u_first, u_last = unit_share(v.U, GROUP, w, n)
     if v.by_rows:
@@ -368,5 +376,15 @@ backward_job = job(backward_share)
 
 @kernel
 def backward(cell, a, pool, threads):
-    """Run one layer in one direction; ``a``: address of its argument block."""
+    """Run one layer in one direction; ``a``: address of its argument block.
+
+    The gradients of the final state come in and those of the initial state go out, in the caller's order.
+    """
+    v = read(Layer, a)
+    enter_rows(cell, a, v.dh, v.h_in, v.h_in_row)
+    enter_rows(cell, a, v.carry, v.c_in, v.c_in_row)
+    reset(v.barrier)
     run_job(backward_job(cell), a, pool, threads)
+    leave_rows(cell, a, v.dh, v.h_out, v.h_out_row, False)
+    if has_c(cell):
+        leave_rows(cell, a, v.carry, v.c_out, v.c_out_row, False)

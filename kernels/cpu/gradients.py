@@ -10,12 +10,13 @@ from __future__ import annotations
 from .jit import helper, inlined, kernel
 from .layout import (
     Layer,
+    alive_rows,
     entering_row,
     full_units,
     leaving_row,
     panel,
-    panel_row,
     slab_panel,
+    slab_row,
     slab_step,
     time_of,
     unit_share,
@@ -77,12 +78,12 @@ def fill_chunk(a, tables, s, r, count):
 
 
 @helper
-def fill_dz(phase, tables, slab, U, u, count):
+def fill_dz(phase, tables, slab, ahead, U, u, count):
     """Table of the chunk's rows of dz in the panel that starts at unit vector u."""
     for k in range(count):
         step = slab_step(phase, slab, U, read_int(_entry(tables, _BEFORE, k)))
-        start = slab_panel(phase, step, read_int(_entry(tables, _ALIVE, k)), u)
-        write_int(_entry(tables, _DZ, k), start + read_int(_entry(tables, _ROW, k)) * panel_row(phase))
+        start = slab_panel(phase, step, alive_rows(ahead, read_int(_entry(tables, _ALIVE, k))), u)
+        write_int(_entry(tables, _DZ, k), start + read_int(_entry(tables, _ROW, k)) * slab_row(phase, ahead, U))
 
 
 @compiled_where(lambda phase: bool(phase.cell.peepholes))
@@ -113,7 +114,7 @@ def add_chunk(phase, a, tables, u_first, u_last, count):
     dz = _entry(tables, _DZ, 0)
     x_row, h_row = x_width(phase) * vector_bytes(phase), h_width(phase) * vector_bytes(phase)
     for u in range(u_first, u_last, units(phase)):
-        fill_dz(phase, tables, slab, v.U, u, count)
+        fill_dz(phase, tables, slab, v.ahead, v.U, u, count)
         out = dwx + u // units(phase) * x_row * v.I
         tiles, i = (v.I + x_rows(phase) - 1) // x_rows(phase), 0
         for tile in range(tiles):

@@ -1,13 +1,14 @@
 """One layer in one direction, on NumPy arrays: what the public side calls.
 
-Here arrays become addresses: buffers are allocated, the argument block is filled, and the kernels run. Argument
-checks are the caller's.
+Here arrays become addresses: memory is allocated, the argument block is filled, and the kernels run. Argument
+checks are the caller's. What of the block depends only on sizes is worked out once (``_Run``), since a small call
+takes no longer than twenty microseconds in all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,87 +21,97 @@ from .backward import backward as backward_kernel
 from .forward import forward as forward_kernel
 from .gradients import CHUNK_SCRATCH
 from .gradients import gradients as gradients_kernel
-from .jit import entry_point
-from .layout import TABLE_BYTES, Layer
-from .memory import address_of, aligned_empty, aligned_zeros, block
-from .packing import bias_places, fed_gates, pack_columns, pack_panels, packing_of, unpack_panels
+from .layout import AHEAD_ROWS, TABLE_BYTES, Layer
+from .memory import address_of, aligned
+from .packed import Accumulators, Packed, row_bytes, vectors
 from .plan import Plan, plan
 from .simd import VECTOR_BYTES
-from .tags import DTYPES, CellType, ElementType, Tag
-from .threads import get_num_threads, mailboxes
+from .tags import DTYPES, CellType, Tag
+from .threads import BARRIER_BYTES, get_num_threads, mailboxes
 
-__all__ = ["Packed", "Saved", "backward", "forward", "pack"]
+__all__ = ["Saved", "backward", "forward", "pack"]
 
-_ABSENT = Layer(*[0] * len(Layer._fields))
-# The largest tile, and slack so that tiles of different threads do not share lines.
-_TILE_SCRATCH = 8 * 8 * VECTOR_BYTES + 256
-
-
-# ---------------------------------------------------------------- packed parameters
+# The largest tile, and room so that two threads' scratch never shares a line.
+_TILE_SCRATCH = 9 * 8 * VECTOR_BYTES + 256
+_FIELD = {name: index for index, name in enumerate(Layer._fields)}
 
 
-@dataclass(frozen=True)
-class _Matrices:
-    """The packed parameters of one phase."""
-
-    wx: np.ndarray
-    wh: np.ndarray
-    bias: np.ndarray
-    back_wx: np.ndarray | None
-    back_wh: np.ndarray | None
+def _fields(first: str, last: str) -> slice:
+    return slice(_FIELD[first], _FIELD[last] + 1)
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A layer's parameters as the kernels read them: an immutable snapshot."""
-
-    cell: Cell
-    dtype: str
-    I: int  # noqa: E741
-    H: int
-    phases: tuple[_Matrices, ...]
-    peephole: np.ndarray | None
-    zero_row: np.ndarray
-    one: np.ndarray
-
-    @property
-    def U(self) -> int:
-        """Vectors of hidden units."""
-        return _vectors(self.H, self.dtype)
-
-    @property
-    def state_stride(self) -> int:
-        """Bytes of a state row."""
-        return _row_bytes(self.U)
+_SCHEDULE, _CALL = _fields("order", "offset"), _fields("x", "c_out_row")
+_GRADIENTS = _fields("gradient_bias", "gradient_peephole")
 
 
-def _vectors(count: int, dtype: str) -> int:
-    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
-    return -(-count // lanes)
+class _Run:
+    """The part of an argument block that sizes decide, for one kind of call.
+
+    Buffers lie one after the other in a single allocation; ``relative`` marks the fields that are offsets into it.
+    """
+
+    def __init__(
+        self, name: str, dtype: str, I: int, H: int, T: int, B: int, steps: int, total: int, reverse: bool,  # noqa: E741
+        keep: bool, threads: int,
+    ) -> None:  # fmt: skip
+        cell = CELLS[name]
+        self.plan: Plan = plan(cell, T, B, I, H, dtype, threads, keep)
+        U = vectors(H, dtype)
+        stride, ahead = row_bytes(U), self.plan.ahead
+        rows = total if keep else min(AHEAD_ROWS, total) if ahead else B
+        self.size = 0
+        values: dict[str, int] = {}
+
+        def reserve(field: str, size: int) -> None:
+            values[field] = self.size
+            self.size += -(-size // 64) * 64
+
+        reserve("barrier", BARRIER_BYTES)
+        scratch = max(TABLE_BYTES * B + AHEAD_ROWS * 8, CHUNK_SCRATCH) // 64 * 64 + 64 + _TILE_SCRATCH
+        reserve("scratch", scratch * self.plan.threads)
+        for field in ("hs", "cs")[: len(cell.states)]:
+            reserve(field, (B + total if keep else 2 * B) * stride)
+        if len(cell.phases) == 2:
+            reserve("operand", (total if keep else B) * stride)
+        for index, phase in enumerate(cell.phases):
+            if keep or ahead or index < len(cell.phases) - 1:
+                reserve("slab2" if index else "slab", rows * U * len(phase.slots) * VECTOR_BYTES)
+        self.relative = np.zeros(len(Layer._fields), np.int64)
+        self.relative[[_FIELD[field] for field in values]] = 1
+        values |= {
+            "T": T, "B": B, "I": I, "H": H, "U": U, "steps": steps, "total": total, "reverse": reverse, "keep": keep,
+            "by_rows": self.plan.by_rows, "ahead": ahead, "state_stride": stride, "scratch_stride": scratch,
+        }  # fmt: skip
+        self.template = np.zeros(len(Layer._fields), np.int64)
+        for field, value in values.items():
+            self.template[_FIELD[field]] = value
+
+    def block(self, base: int, packed: Packed, schedule: Schedule) -> np.ndarray:
+        """An argument block for buffers at ``base``; what belongs to the call is still absent."""
+        block = self.relative * base
+        block += self.template
+        block[_SCHEDULE] = schedule_addresses(schedule)
+        block[Packed.fields] = packed.addresses
+        return block
 
 
-def _row_bytes(vectors: int) -> int:
-    # Rows a multiple of 2 KB apart would share the sets of the L1 cache.
-    size = vectors * VECTOR_BYTES
-    return size + VECTOR_BYTES if size % 2048 == 0 else size
+_run = lru_cache(maxsize=512)(_Run)
 
 
-@cache
-def _tag(name: str, dtype: str) -> Tag:
-    return Tag(CellType(name, DTYPES[dtype]) if name else ElementType(DTYPES[dtype]))
+def schedule_addresses(schedule: Schedule) -> list[int]:
+    """Addresses of a schedule's arrays, in the order of the argument block."""
+    return [address_of(a) for a in (schedule.order, schedule.lengths, schedule.active, schedule.offset)]
 
 
-def _launch(kernel: Any, name: str, dtype: str, arguments: tuple[int, ...], threads: int) -> None:
-    tag = _tag(name, dtype)
-    entry = entry_point(kernel, tag.type, types.intp, types.intp, types.intp)
-    arguments_block = block(arguments)
-    entry(tag, address_of(arguments_block), mailboxes(threads), threads)
+@lru_cache(maxsize=256)
+def _entry(kernel: Any, name: str, dtype: str) -> tuple[Any, Tag]:
+    tag = Tag(CellType(name, DTYPES[dtype]))
+    return kernel.entry_point(tag.type, types.intp, types.intp, types.intp), tag
 
 
-@cache
-def _bias_places(name: str, phase: int, which: str, H: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    cell, lanes = CELLS[name], VECTOR_BYTES // np.dtype(dtype).itemsize
-    return bias_places(cell, cell.phases[phase], which, H, _vectors(H, dtype), lanes)
+def _launch(kernel: Any, packed: Packed, block: np.ndarray, threads: int) -> None:
+    entry, tag = _entry(kernel, packed.cell.name, packed.dtype)
+    entry(tag, address_of(block), mailboxes(threads), threads)
 
 
 def pack(
@@ -113,110 +124,40 @@ def pack(
     backward: bool = False,
 ) -> Packed:
     """Pack one direction's parameters, in PyTorch's layout, C-contiguous, of one dtype; copies everything."""
-    dtype = w_ih.dtype.name
-    H, I = w_hh.shape[1], w_ih.shape[1]  # noqa: E741
-    U, lanes = _vectors(H, dtype), VECTOR_BYTES // w_ih.dtype.itemsize
-    phases = []
-    for index, phase in enumerate(cell.phases):
-        from_x, from_h = fed_gates(cell, phase.x), fed_gates(cell, phase.h)
-        bias = aligned_zeros(U * len(phase.slots) * lanes, dtype)
-        for which, source in (("x", b_ih), ("h", b_hh)):
-            if source is not None:
-                packed_at, plain_at = _bias_places(cell.name, index, which, H, dtype)
-                bias[packed_at] += source[plain_at]
-        phases.append(
-            _Matrices(
-                wx=_pack(pack_panels, phase, w_ih, from_x, H, U, I),
-                wh=_pack(pack_panels, phase, w_hh, from_h, H, U, H),
-                bias=bias,
-                back_wx=_pack(pack_columns, phase, w_ih, from_x, H, U, _vectors(I, dtype) * lanes) if backward else None,
-                back_wh=_pack(pack_columns, phase, w_hh, from_h, H, U, U * lanes) if backward else None,
-            )
-        )
-    stride = _row_bytes(U) // w_ih.dtype.itemsize
-    rows = None
-    if peephole is not None:
-        rows = aligned_zeros((len(cell.peepholes), stride), dtype)
-        rows[:, :H] = peephole.reshape(-1, H)
-    # The zero row also stands in for rows of x (I wide) and dy.
-    zero_row = aligned_zeros(max(stride, I), dtype)
-    return Packed(cell, dtype, I, H, tuple(phases), rows, zero_row, np.ones(1, dtype))
+    parameters = {"w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "peephole": peephole}
+    return Packed(cell, parameters, backward)
 
 
-def _pack(kernel: Any, phase, weight: np.ndarray, gates: np.ndarray, H: int, U: int, K: int) -> np.ndarray:
-    """One packed matrix; K: its depth or, for columns, their number rounded up to whole vectors."""
-    lanes = VECTOR_BYTES // weight.dtype.itemsize
-    packed = aligned_empty(U * lanes * len(gates) * K, weight.dtype)
-    threads = get_num_threads() if packed.nbytes > 1 << 18 else 1
-    _launch(kernel, "", weight.dtype.name, packing_of(phase, weight, address_of(packed), gates, H, U), threads)
-    return packed
+def _sequence(array: np.ndarray | None) -> tuple[int, int, int]:
+    """Address and strides over time and batch."""
+    return (0, 0, 0) if array is None else (address_of(array), array.strides[0], array.strides[1])
 
 
-# ---------------------------------------------------------------- forward
+def _states(arrays: tuple[np.ndarray | None, ...] | None) -> tuple[int, int, int, int]:
+    """Addresses and row strides of h and c, zeros where absent."""
+    h, c = (*(arrays or ()), None, None)[:2]
+    return (address_of(h), 0 if h is None else h.strides[0], address_of(c), 0 if c is None else c.strides[0])
 
 
 @dataclass
 class Saved:
-    """What forward keeps for backward; ``slabs`` hold activations until backward writes dz over them."""
+    """What forward keeps for backward: activations, over which backward writes dz, and the states."""
 
-    hs: np.ndarray
-    cs: np.ndarray | None
-    operand: np.ndarray | None
-    slabs: list[np.ndarray]
-    plan: Plan
+    memory: np.ndarray
+    base: int
+    run: _Run
+
+    @property
+    def plan(self) -> Plan:
+        """How forward ran, and backward will."""
+        return self.run.plan
 
     def copy(self) -> Saved:
-        """A Saved whose slabs may be overwritten."""
-        return Saved(self.hs, self.cs, self.operand, [slab.copy() for slab in self.slabs], self.plan)
-
-
-def _enter_state(first_rows: np.ndarray, state: np.ndarray | None, schedule: Schedule, H: int) -> None:
-    """Write a (B, H) state, sorted, into padded rows."""
-    first_rows.fill(0)
-    if state is not None:
-        first_rows[:, :H] = state[schedule.order] if schedule.ragged else state
-
-
-def _leave_state(target: np.ndarray, rows: np.ndarray, schedule: Schedule, keep: bool, first: int) -> None:
-    """Read each row's state after its last valid step, in the caller's order."""
-    B, H = target.shape
-    if not schedule.ragged:
-        last = B + schedule.total - B if keep else (first + schedule.steps & 1) * B
-        target[...] = rows[last : last + B, :H]
-        return
-    lengths = schedule.lengths
-    if keep:
-        index = np.where(lengths > 0, B + schedule.offset[lengths - 1], 0)
-    else:
-        index = (first + lengths & 1) * B
-    target[schedule.order] = rows[index + np.arange(B), :H]
-
-
-def _common(packed: Packed, schedule: Schedule, x: np.ndarray, resets: np.ndarray | None, chosen: Plan) -> dict:
-    """Fields of the argument block that forward and backward share."""
-    first = packed.phases[0]
-    last = packed.phases[-1]
-    fields = {
-        "B": schedule.B, "I": packed.I, "H": packed.H, "U": packed.U, "steps": schedule.steps,
-        "total": schedule.total, "T": schedule.T, "by_rows": int(chosen.by_rows), "reverse": int(schedule.reverse),
-        "order": address_of(schedule.order), "lengths": address_of(schedule.lengths),
-        "active": address_of(schedule.active), "offset": address_of(schedule.offset),
-        "x": address_of(x), "x_time": x.strides[0], "x_batch": x.strides[1],
-        "state_stride": packed.state_stride, "zero_row": address_of(packed.zero_row), "ones": address_of(packed.one),
-        "bias": address_of(first.bias), "wx": address_of(first.wx), "wh": address_of(first.wh),
-        "bias2": address_of(last.bias), "wx2": address_of(last.wx), "wh2": address_of(last.wh),
-        "peephole": address_of(packed.peephole),
-    }  # fmt: skip
-    if resets is not None:
-        fields |= {
-            "resets": address_of(resets), "reset_time": resets.strides[0], "reset_batch": resets.strides[1],
-        }  # fmt: skip
-    return fields
-
-
-def _scratch(threads: int, B: int) -> tuple[np.ndarray, int]:
-    size = (max(TABLE_BYTES * B, CHUNK_SCRATCH) + 63) // 64 * 64 + _TILE_SCRATCH
-    return aligned_empty(threads * size, np.uint8), size
+        """The same in memory of its own."""
+        memory, base = aligned(self.run.size)
+        start, size = self.base - address_of(self.memory), self.run.size
+        memory[base - address_of(memory) :][:size] = self.memory[start : start + size]
+        return Saved(memory, base, self.run)
 
 
 def forward(
@@ -231,46 +172,15 @@ def forward(
     keep: bool,
 ) -> Saved | None:
     """Run forward over a (T, B, I) batch; fills ``y`` (zeros past a row's length) and ``final``."""
-    B, H, dtype = schedule.B, packed.H, packed.dtype
-    chosen = plan(cell, schedule.T, B, packed.I, H, dtype, get_num_threads(), keep)
-    width = packed.state_stride // x.itemsize
-    rows = B + schedule.total if keep else 2 * B
-    states = [aligned_empty((rows, width), dtype) for _ in cell.states]
-    for buffer, initial in zip(states, state or [None] * len(states), strict=True):
-        _enter_state(buffer[:B], initial, schedule, H)
-    slab_rows = schedule.total if keep else B
-    vector = VECTOR_BYTES // x.itemsize
-    slabs = [
-        aligned_empty(slab_rows * packed.U * len(phase.slots) * vector, dtype)
-        for phase in (cell.phases if keep else cell.phases[:-1])
-    ]
-    operand = aligned_empty((slab_rows, width), dtype) if len(cell.phases) == 2 else None
-    scratch, scratch_stride = _scratch(chosen.threads, B)
-    barrier = aligned_zeros(8, np.int64)
-    arguments = _ABSENT._replace(
-        **_common(packed, schedule, x, resets, chosen),
-        keep=int(keep), barrier=address_of(barrier), scratch=address_of(scratch), scratch_stride=scratch_stride,
-        hs=address_of(states[0]), cs=address_of(states[1]) if len(states) == 2 else 0,
-        operand=address_of(operand),
-        slab=address_of(slabs[0]) if slabs else 0, slab2=address_of(slabs[-1]) if slabs else 0,
-        y=address_of(y), y_time=y.strides[0] if y is not None else 0, y_batch=y.strides[1] if y is not None else 0,
+    run = _run(
+        cell.name, packed.dtype, packed.I, packed.H, schedule.T, schedule.B, schedule.steps, schedule.total,
+        schedule.reverse, keep, get_num_threads(),
     )  # fmt: skip
-    _launch(forward_kernel, cell.name, dtype, arguments, chosen.threads)
-    for target, buffer in zip(final, states, strict=True):
-        _leave_state(target, buffer, schedule, keep, 0)
-    return Saved(states[0], states[1] if len(states) == 2 else None, operand, slabs, chosen) if keep else None
-
-
-# ---------------------------------------------------------------- backward
-
-
-@dataclass
-class _Accumulators:
-    """Packed gradients of one phase, zeros at first."""
-
-    wx: np.ndarray
-    wh: np.ndarray
-    bias: np.ndarray
+    memory, base = aligned(run.size)
+    block = run.block(base, packed, schedule)
+    block[_CALL] = (*_sequence(x), *_sequence(y), *_sequence(resets), 0, *_states(state), *_states(final))
+    _launch(forward_kernel, packed, block, run.plan.threads)
+    return Saved(memory, base, run) if keep else None
 
 
 def backward(
@@ -291,54 +201,14 @@ def backward(
     """Run backward; fills ``dinitial`` and ``dx`` (or adds to it), and adds into the arrays of ``grads``."""
     if not consume:
         saved = saved.copy()
-    B, H, dtype = schedule.B, packed.H, packed.dtype
-    width = packed.state_stride // x.itemsize
-    dfinal = dfinal or (None,) * len(cell.states)
-    dh, carry = aligned_empty((B, width), dtype), aligned_empty((B, width), dtype)
-    _enter_state(dh, dfinal[0], schedule, H)
-    _enter_state(carry, dfinal[1] if len(cell.states) == 2 else None, schedule, H)
-    accumulators = [
-        _Accumulators(*(aligned_zeros(a.shape, dtype) for a in (matrices.wx, matrices.wh, matrices.bias)))
-        for matrices in packed.phases
-    ]
-    peephole = None if packed.peephole is None else aligned_zeros(packed.peephole.shape, dtype)
-    scratch, scratch_stride = _scratch(max(saved.plan.threads, get_num_threads()), B)
-    barrier = aligned_zeros(8, np.int64)
-    arguments = _ABSENT._replace(
-        **_common(packed, schedule, x, resets, saved.plan),
-        keep=1, barrier=address_of(barrier), scratch=address_of(scratch), scratch_stride=scratch_stride,
-        hs=address_of(saved.hs), cs=address_of(saved.cs), operand=address_of(saved.operand),
-        slab=address_of(saved.slabs[0]), slab2=address_of(saved.slabs[-1]),
-        dy=address_of(dy), dy_time=dy.strides[0] if dy is not None else 0, dy_batch=dy.strides[1] if dy is not None else 0,
-        dx=address_of(dx), dx_time=dx.strides[0] if dx is not None else 0, dx_batch=dx.strides[1] if dx is not None else 0,
-        add_dx=int(accumulate_dx), dh=address_of(dh), carry=address_of(carry),
-        back_wx=address_of(packed.phases[0].back_wx), back_wh=address_of(packed.phases[0].back_wh),
-        back_wx2=address_of(packed.phases[-1].back_wx), back_wh2=address_of(packed.phases[-1].back_wh),
-        gradient_wx=address_of(accumulators[0].wx), gradient_wh=address_of(accumulators[0].wh),
-        gradient_bias=address_of(accumulators[0].bias),
-        gradient_wx2=address_of(accumulators[-1].wx), gradient_wh2=address_of(accumulators[-1].wh),
-        gradient_bias2=address_of(accumulators[-1].bias), gradient_peephole=address_of(peephole),
-    )  # fmt: skip
-    _launch(backward_kernel, cell.name, dtype, arguments, saved.plan.threads)
-    shared = saved.plan.threads if saved.plan.threads > 1 else 1
-    _launch(gradients_kernel, cell.name, dtype, arguments, min(shared, packed.U))
-    _add_gradients(cell, packed, accumulators, peephole, grads)
-    for target, rows in zip(dinitial, (dh, carry), strict=False):
-        target[schedule.order] = rows[:, :H]
-
-
-def _add_gradients(cell: Cell, packed: Packed, accumulators: list[_Accumulators], peephole, grads: dict) -> None:
-    """From the packed order back to PyTorch's, added into the caller's arrays."""
-    H, U, dtype = packed.H, packed.U, packed.dtype
-    for index, (phase, sums) in enumerate(zip(cell.phases, accumulators, strict=True)):
-        for name, buffer, fed in (("w_ih", sums.wx, phase.x), ("w_hh", sums.wh, phase.h)):
-            gates = fed_gates(cell, fed)
-            packing = packing_of(phase, grads[name], address_of(buffer), gates, H, U)
-            threads = get_num_threads() if buffer.nbytes > 1 << 18 else 1
-            _launch(unpack_panels, "", dtype, packing, threads)
-        for name, which in (("b_ih", "x"), ("b_hh", "h")):
-            if grads.get(name) is not None:
-                packed_at, plain_at = _bias_places(cell.name, index, which, H, dtype)
-                grads[name][plain_at] += sums.bias[packed_at]
-    if peephole is not None:
-        grads["peephole"] += peephole[:, :H].ravel()
+    run = saved.run
+    sums = Accumulators(packed)
+    rows = schedule.B * packed.state_stride
+    memory, dh = aligned(2 * rows)
+    block = run.block(saved.base, packed, schedule)
+    block[_CALL] = (*_sequence(x), 0, 0, 0, *_sequence(resets), 0, *_states(dfinal), *_states(dinitial))
+    block[_fields("dy", "carry")] = (*_sequence(dy), *_sequence(dx), accumulate_dx, dh, dh + rows)
+    block[_GRADIENTS] = [sums.addresses.get(name, 0) for name in Layer._fields[_GRADIENTS]]
+    _launch(backward_kernel, packed, block, run.plan.threads)
+    _launch(gradients_kernel, packed, block, min(run.plan.threads, packed.U))
+    sums.add_to(grads)

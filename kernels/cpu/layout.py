@@ -5,7 +5,8 @@ of hidden units (H rounded up), S slots of a phase, P units of a panel (vectors)
 
 ``hs``, ``cs``   (B + N, stride)    state rows: first the initial state, then what each packed row leaves
                                     (inference: 2 x B rows in turn)
-``slab``         [step][panel][n][S][P] V     per phase: pre-activations, then activations, then dz, all in place
+``slab``         [step][panel][n][S][P] V     per phase: pre-activations, then activations, then dz, all in place;
+                                    for a few rows [packed row][panel][S][P] V (``ahead``)
 ``operand``      (N, stride)        what a second phase multiplies (inference: B rows)
 ``tables``       per thread, B addresses each: the rows of x, y, ... that this thread works on at this step
 
@@ -27,53 +28,42 @@ from .memory import read, read_byte, read_int, write_int
 from .simd import VECTOR_BYTES, Vector, lanes, load_at, store_at
 from .tags import GROUP, h_slots, panel, slots, units, vector_bytes, x_slots
 
-__all__ = ["TABLE_BYTES", "Layer", "Table"]
+__all__ = ["AHEAD_ROWS", "TABLE_BYTES", "Layer", "Table"]
 
 
 class Layer(NamedTuple):
     """Everything that a kernel needs to know, as integers: sizes, flags, byte strides and addresses (0: absent)."""
 
-    # sizes
+    # sizes and flags
+    T: int
     B: int
     I: int  # noqa: E741
     H: int
     U: int
     steps: int
     total: int
-    # how the work is shared
+    reverse: int
+    keep: int  # write the tape
     by_rows: int  # threads own rows (no barriers) instead of hidden units
-    ahead: int  # take the input product of all steps before the loop
-    keep: int
+    ahead: int  # take the input product of many steps at once, before them; the slab is then row-major
+    state_stride: int
+    scratch_stride: int
+    # buffers
     barrier: int
     scratch: int
-    scratch_stride: int
-    # the batch
-    reverse: int
-    order: int
-    lengths: int
-    active: int
-    offset: int
-    resets: int
-    reset_time: int
-    reset_batch: int
-    first: int  # in which of the two state buffers inference starts
-    x: int
-    x_time: int
-    x_batch: int
-    y: int
-    y_time: int
-    y_batch: int
-    T: int
-    # buffers
-    state_stride: int
-    zero_row: int
-    ones: int  # address of a 1: the column of x that the biases multiply
     hs: int
     cs: int
     operand: int
     slab: int
     slab2: int
-    # packed weights
+    # the schedule
+    order: int
+    lengths: int
+    active: int
+    offset: int
+    # parameters
+    zero_row: int
+    ones: int  # address of a 1: the column of x that the biases multiply
     bias: int
     wx: int
     wh: int
@@ -81,6 +71,30 @@ class Layer(NamedTuple):
     wx2: int
     wh2: int
     peephole: int
+    back_wx: int
+    back_wh: int
+    back_wx2: int
+    back_wh2: int
+    # the call
+    x: int
+    x_time: int
+    x_batch: int
+    y: int
+    y_time: int
+    y_batch: int
+    resets: int
+    reset_time: int
+    reset_batch: int
+    first: int  # in which of the two state buffers inference starts
+    # states that come in and go out: (B, H) arrays, or in backward their gradients; _row: bytes between rows
+    h_in: int
+    h_in_row: int
+    c_in: int
+    c_in_row: int
+    h_out: int
+    h_out_row: int
+    c_out: int
+    c_out_row: int
     # backward
     dy: int
     dy_time: int
@@ -91,16 +105,12 @@ class Layer(NamedTuple):
     add_dx: int
     dh: int
     carry: int
-    back_wx: int
-    back_wh: int
-    back_wx2: int
-    back_wh2: int
+    gradient_bias: int
     gradient_wx: int
     gradient_wh: int
-    gradient_bias: int
+    gradient_bias2: int
     gradient_wx2: int
     gradient_wh2: int
-    gradient_bias2: int
     gradient_peephole: int
 
 
@@ -111,6 +121,8 @@ class Table(IntEnum):
 
 
 TABLE_BYTES = 7 * 8  # of all tables, a row
+# Rows whose input product is taken at once when a step has few: eight tiles share a read of the weights.
+AHEAD_ROWS = 48
 
 
 # ---------------------------------------------------------------- shares
@@ -174,9 +186,17 @@ def slab_step(phase_panel, slab, U, before):
 
 
 @inlined
-def slab_panel(phase_panel, step, n, u):
-    """Address of the panel that starts at unit vector u, in the part of a step with n rows."""
-    return step + u * slots(phase_panel) * vector_bytes(phase_panel) * n
+def alive_rows(ahead, n):
+    """By how many rows' panels the panels of a step lie apart: n, or 1 in a row-major slab."""
+    if ahead:
+        return 1
+    return n
+
+
+@inlined
+def slab_panel(phase_panel, step, alive, u):
+    """Address of the panel that starts at unit vector u, in the part of a step."""
+    return step + u * slots(phase_panel) * vector_bytes(phase_panel) * alive
 
 
 @inlined
@@ -186,11 +206,18 @@ def panel_row(phase_panel):
 
 
 @inlined
-def unit_slots(phase_panel, step, n, r, u):
-    """Address of the first slot of unit vector u and row r in a step with n rows; slots lie ``units`` vectors apart."""
+def slab_row(phase_panel, ahead, U):
+    """Bytes from a row to the next: a row of the panel, or of all panels in a row-major slab."""
+    if ahead:
+        return U * slots(phase_panel) * vector_bytes(phase_panel)
+    return panel_row(phase_panel)
+
+
+@inlined
+def unit_slots(phase_panel, step, alive, row_bytes, r, u):
+    """Address of the first slot of unit vector u and row r in a step; slots lie ``units`` vectors apart."""
     within = u % units(phase_panel)
-    start = slab_panel(phase_panel, step, n, u - within)
-    return start + r * panel_row(phase_panel) + within * vector_bytes(phase_panel)
+    return slab_panel(phase_panel, step, alive, u - within) + r * row_bytes + within * vector_bytes(phase_panel)
 
 
 @inlined
@@ -348,7 +375,7 @@ def valid_lanes(like, H, u):
 
 
 __all__ += [
-    "entering_row", "fill_state_tables", "fill_table", "full_units", "h_slots", "is_reset", "leaving_row",
-    "load_peepholes", "load_slots", "own_rows", "panel", "panel_row", "share", "slab_panel", "slab_step",
+    "alive_rows", "entering_row", "fill_state_tables", "fill_table", "full_units", "h_slots", "is_reset", "leaving_row",
+    "load_peepholes", "load_slots", "own_rows", "panel", "panel_row", "share", "slab_panel", "slab_row", "slab_step",
     "state_row", "store_all_slots", "store_slots", "table_row", "time_of", "unit_share", "unit_slots", "valid_lanes", "x_slots",
 ]  # fmt: skip

@@ -15,37 +15,32 @@ from numba.extending import intrinsic, models, register_model
 
 from .simd import llvm_scalar, pointer
 
-__all__ = ["address_of", "aligned_empty", "aligned_zeros", "block", "read", "read_float", "read_int", "write_float",
-           "write_int"]  # fmt: skip
+__all__ = [
+    "address_of", "aligned", "aligned_zeros", "read", "read_byte", "read_float", "read_int", "write_float", "write_int",
+]  # fmt: skip
 
 _ALIGNMENT = 64
 _I64 = ir.IntType(64)
 
 
-def aligned_empty(shape: tuple[int, ...] | int, dtype: np.dtype | str) -> np.ndarray:
-    """An uninitialised C-contiguous array whose first element starts a cache line."""
+def aligned(size: int, zero: bool = False) -> tuple[np.ndarray, int]:
+    """Memory of ``size`` bytes: an array that owns it, and the address within it where a cache line starts."""
+    raw = (np.zeros if zero else np.empty)(size + _ALIGNMENT, np.uint8)
+    address = address_of(raw)
+    return raw, address + -address % _ALIGNMENT
+
+
+def aligned_zeros(count: int, dtype: np.dtype | type) -> np.ndarray:
+    """A 1-D array of zeros whose first element starts a cache line."""
     dtype = np.dtype(dtype)
-    count = int(np.prod(shape))
-    raw = np.empty(count * dtype.itemsize + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
-
-
-def aligned_zeros(shape: tuple[int, ...] | int, dtype: np.dtype | str) -> np.ndarray:
-    """As :func:`aligned_empty`, filled with zeros."""
-    array = aligned_empty(shape, dtype)
-    array.fill(0)
-    return array
+    raw, address = aligned(count * dtype.itemsize, zero=True)
+    start = address - address_of(raw)
+    return raw[start : start + count * dtype.itemsize].view(dtype)
 
 
 def address_of(array: np.ndarray | None) -> int:
     """Address of the first element; 0 for None."""
     return 0 if array is None else array.__array_interface__["data"][0]
-
-
-def block(arguments: tuple[int, ...]) -> np.ndarray:
-    """The argument block of a NamedTuple of integers."""
-    return np.array(arguments, dtype=np.int64)
 
 
 class BlockView(types.Type):

@@ -13,32 +13,34 @@ kernels are compiled once a dtype, not once a cell.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Cell, Phase
+from fastrnn.cells import Cell
 
 from .jit import helper, inlined, kernel
 from .layout import share
 from .memory import read, read_float, read_int, write_float
-from .simd import VECTOR_BYTES, fill, lanes, load, load_part, store
-from .tags import GROUP, element_bytes, panel_units, vector_bytes
+from .simd import fill, lanes, load, load_part, store, store_part
+from .tags import GROUP, element_bytes, vector_bytes
 from .threads import job, run_job
 
-__all__ = ["Packing", "bias_places", "fed_gates", "pack_columns", "pack_panels", "packing_of", "unpack_panels"]
+__all__ = ["Batch", "Kind", "Record", "fed_gates", "move"]
 
 # Columns copied at a time: this many rows of a panel stay in the L1 cache while its slots are written in turn.
 _BLOCK = 64
 
 
-class Packing(NamedTuple):
-    """Argument block of the packing kernels; addresses, byte strides and sizes."""
+class Record(NamedTuple):
+    """One matrix, bias or set of peephole rows to move; a list of them is the argument block."""
 
+    kind: int
     plain: int
     plain_stride: int
     packed: int
-    gates: int
+    gates: int  # address of the number of the gate that feeds each slot; -1: none
     H: int
     K: int
     U: int
@@ -46,24 +48,20 @@ class Packing(NamedTuple):
     P: int
 
 
-def fed_gates(cell: Cell, names: tuple[str | None, ...]) -> np.ndarray:
-    """Number of the gate that feeds each slot, for the slots that are fed."""
-    return np.array([cell.gates.index(name) for name in names if name is not None], dtype=np.int64)
+class Batch(NamedTuple):
+    """Argument block: where the records are, and how many."""
+
+    records: int
+    count: int
 
 
-def packing_of(phase: Phase, plain: np.ndarray, packed: int, gates: np.ndarray, H: int, U: int) -> Packing:
-    """The argument block for one weight matrix of one phase."""
-    return Packing(
-        plain=plain.__array_interface__["data"][0],
-        plain_stride=plain.strides[0],
-        packed=packed,
-        gates=gates.__array_interface__["data"][0],
-        H=H,
-        K=plain.shape[1],
-        U=U,
-        F=len(gates),
-        P=panel_units(phase),
-    )
+class Kind(IntEnum):
+    """What is done with a record. A bias is a matrix with one column."""
+
+    SET_PANELS, ADD_PANELS, ADD_PLAIN, SET_COLUMNS, SET_ROWS, ADD_ROWS = range(6)
+
+
+RECORD_BYTES = 8 * len(Record._fields)
 
 
 @inlined
@@ -83,8 +81,8 @@ def _slot_vectors(like, v, u, f):
 
 
 @helper
-def _pack_panels_share(like, a, w, n):
-    v = read(Packing, a)
+def _to_panels(like, a, add, w, n):
+    v = read(Record, a)
     begin, end = share(v.U, w, n)
     for u in range(begin, end):
         for k_begin in range(0, v.K, _BLOCK):
@@ -94,36 +92,46 @@ def _pack_panels_share(like, a, w, n):
                 for lane in range(lanes(like)):
                     unit = u * lanes(like) + lane
                     target = first + lane * element_bytes(like)
-                    if unit < v.H:
-                        source = v.plain + (read_int(v.gates + f * 8) * v.H + unit) * v.plain_stride
+                    gate = read_int(v.gates + f * 8)
+                    source = v.plain + (gate * v.H + unit) * v.plain_stride
+                    if unit >= v.H or gate < 0:
+                        if not add:
+                            for k in range(k_begin, k_end):
+                                write_float(like, target + k * step, 0.0)
+                    elif add:
                         for k in range(k_begin, k_end):
-                            write_float(like, target + k * step, read_float(like, source + k * element_bytes(like)))
+                            value = read_float(like, source + k * element_bytes(like))
+                            write_float(like, target + k * step, read_float(like, target + k * step) + value)
                     else:
                         for k in range(k_begin, k_end):
-                            write_float(like, target + k * step, 0.0)
+                            write_float(like, target + k * step, read_float(like, source + k * element_bytes(like)))
 
 
 @helper
-def _unpack_panels_share(like, a, w, n):
-    v = read(Packing, a)
+def _from_panels(like, a, w, n):
+    v = read(Record, a)
     begin, end = share(v.U, w, n)
     for u in range(begin, end):
         for k_begin in range(0, v.K, _BLOCK):
             k_end = min(v.K, k_begin + _BLOCK)
             for f in range(v.F):
                 first, step = _slot_vectors(like, v, u, f)
-                for lane in range(min(lanes(like), v.H - u * lanes(like))):
+                gate = read_int(v.gates + f * 8)
+                real = min(lanes(like), v.H - u * lanes(like))
+                if gate < 0:
+                    real = 0
+                for lane in range(real):
                     unit = u * lanes(like) + lane
                     source = first + lane * element_bytes(like)
-                    target = v.plain + (read_int(v.gates + f * 8) * v.H + unit) * v.plain_stride
+                    target = v.plain + (gate * v.H + unit) * v.plain_stride
                     for k in range(k_begin, k_end):
                         there = target + k * element_bytes(like)
                         write_float(like, there, read_float(like, there) + read_float(like, source + k * step))
 
 
 @helper
-def _pack_columns_share(like, a, w, n):
-    v = read(Packing, a)
+def _to_columns(like, a, w, n):
+    v = read(Record, a)
     count = (v.K + lanes(like) - 1) // lanes(like)
     groups = count // GROUP
     depth = v.U * v.F * lanes(like)
@@ -151,47 +159,47 @@ def _pack_columns_share(like, a, w, n):
                             store(load_part(like, source + (column + k) * vector_bytes(like), valid), target)
 
 
-_pack_panels_job = job(_pack_panels_share)
-_unpack_panels_job = job(_unpack_panels_share)
-_pack_columns_job = job(_pack_columns_share)
+@helper
+def _rows(like, a, add):
+    """F contiguous rows of H elements -> rows K bytes apart; or back, added."""
+    v = read(Record, a)
+    for f in range(v.F):
+        for u in range(v.U):
+            valid = min(lanes(like), v.H - u * lanes(like))
+            plain = v.plain + f * v.H * element_bytes(like) + u * vector_bytes(like)
+            packed = v.packed + f * v.K + u * vector_bytes(like)
+            if add:
+                store_part(load_part(like, plain, valid) + load(like, packed), plain, valid)
+            else:
+                store(load_part(like, plain, valid), packed)
+
+
+@helper
+def _move_share(like, a, w, n):
+    batch = read(Batch, a)
+    for i in range(batch.count):
+        record = batch.records + i * RECORD_BYTES
+        kind = read(Record, record).kind
+        if kind == Kind.SET_PANELS or kind == Kind.ADD_PANELS:
+            _to_panels(like, record, kind == Kind.ADD_PANELS, w, n)
+        elif kind == Kind.ADD_PLAIN:
+            _from_panels(like, record, w, n)
+        elif kind == Kind.SET_COLUMNS:
+            _to_columns(like, record, w, n)
+        elif w == 0:
+            _rows(like, record, kind == Kind.ADD_ROWS)
+
+
+_move_job = job(_move_share)
 
 
 @kernel
-def pack_panels(like, a, pool, threads):
-    """PyTorch's matrix -> panels."""
-    run_job(_pack_panels_job(like), a, pool, threads)
+def move(like, a, pool, threads):
+    """Carry out all records of a batch; ``a``: address of the Batch."""
+    run_job(_move_job(like), a, pool, threads)
 
 
-@kernel
-def unpack_panels(like, a, pool, threads):
-    """Panels, added into PyTorch's matrix."""
-    run_job(_unpack_panels_job(like), a, pool, threads)
-
-
-@kernel
-def pack_columns(like, a, pool, threads):
-    """PyTorch's matrix -> groups of columns."""
-    run_job(_pack_columns_job(like), a, pool, threads)
-
-
-def panel_order(phase: Phase, U: int) -> list[tuple[int, int]]:
-    """The vectors of a packed bias in order: the slot and the unit vector of each."""
-    P, S = panel_units(phase), len(phase.slots)
-    full = U // GROUP * GROUP if P > 1 else U
-    starts = [(u, P) for u in range(0, full, P)] + [(u, 1) for u in range(full, U)]
-    return [(slot, u + j) for u, width in starts for slot in range(S) for j in range(width)]
-
-
-def bias_places(cell: Cell, phase: Phase, which: str, H: int, U: int, L: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the elements of ``bias_ih`` (which="x") or ``bias_hh`` ("h") stand in the packed bias of a phase.
-
-    Returns two index arrays of equal length: into the packed bias, and into PyTorch's.
-    """
-    fed = getattr(phase, which)
-    packed, plain = [], []
-    for position, (slot, u) in enumerate(panel_order(phase, U)):
-        if fed[slot] is not None:
-            units = np.arange(u * L, min((u + 1) * L, H))
-            packed.append(position * L + units - u * L)
-            plain.append(cell.gates.index(fed[slot]) * H + units)
-    return np.concatenate(packed), np.concatenate(plain)
+def fed_gates(cell: Cell, names: tuple[str | None, ...], all_slots: bool = False) -> np.ndarray:
+    """Number of the gate that feeds each slot, for the slots that are fed; or for all, -1 where none does."""
+    numbers = [-1 if name is None else cell.gates.index(name) for name in names]
+    return np.array([n for n in numbers if all_slots or n >= 0], dtype=np.int64)

@@ -17,6 +17,8 @@ __all__ = ["Plan", "plan"]
 _SMALLEST_SHARED_STEP = 40_000
 # Weights up to this size stay in every core's own L2 cache, so threads may each read all of them.
 _PRIVATE_WEIGHTS = 640 * 1024
+# Up to this many rows a step, the input product runs over many steps at once.
+_FEW_ROWS = 3
 # Rows a thread should have to fill its register tiles.
 _ROWS_A_THREAD = 6
 
@@ -29,6 +31,11 @@ class Plan(NamedTuple):
     threads: int
     bytes: int
     flops: int
+
+    @property
+    def ahead(self) -> bool:
+        """The input product of many steps is taken before them."""
+        return self.kernel.startswith("ahead")
 
     @property
     def by_rows(self) -> bool:
@@ -50,6 +57,10 @@ def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, t
         size = 2 * weights + itemsize * rows * H * saved
     flops = 2 * T * multiply_adds * (3 if training else 1)
     groups = -(-H // (4 * lanes))
+    if B <= _FEW_ROWS:
+        shared = min(threads, groups) if multiply_adds >= _SMALLEST_SHARED_STEP else 1
+        why = "a step has too few rows for a register tile: the input product of many steps is taken at once"
+        return Plan("ahead", why, shared, size, flops)
     if threads == 1 or multiply_adds < _SMALLEST_SHARED_STEP:
         return Plan("single", "a step is too small to share" if threads > 1 else "one thread", 1, size, flops)
     if B >= _ROWS_A_THREAD * threads and weights <= _PRIVATE_WEIGHTS:

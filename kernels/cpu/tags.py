@@ -23,7 +23,7 @@ from .simd import REGISTERS, VECTOR_BYTES
 
 __all__ = [
     "DTYPES", "GROUP", "CellType", "ElementType", "PanelType", "Tag", "compile_time", "compiled_where", "element_bytes", "h_rows", "h_slots", "h_width", "has_c",
-    "is_last", "panel", "peephole_sees_new", "peephole_slots", "row_limit", "slots", "tile_rows", "two_phases", "units", "vector_bytes", "x_rows", "x_slots", "x_width",
+    "is_last", "panel", "peephole_sees_new", "peephole_slots", "row_limit", "slots", "tile_rows", "two_phases", "units", "vector_bytes", "wide", "x_rows", "x_slots", "x_width",
 ]  # fmt: skip
 
 # Vectors of columns that one tile of the backward product takes; threads own hidden units in such groups.
@@ -91,6 +91,11 @@ class PanelType(_TagType):
 def panel_units(phase: Phase) -> int:
     """Vectors of hidden units in a full panel: as many as keep it within ``GROUP`` vectors."""
     return max(1, GROUP // len(phase.slots))
+
+
+def panels_at_once(kind: PanelType) -> int:
+    """Panels that a tile of one row takes together: two FMA units of four cycles' latency want eight sums."""
+    return -(-8 // (kind.units * max(_count(kind.phase.x_range), _count(kind.phase.h_range))))
 
 
 for _tag_type in (CellType, ElementType, PanelType):
@@ -167,6 +172,7 @@ x_width = compile_time(lambda tag: tag.units * _count(tag.phase.x_range))
 h_width = compile_time(lambda tag: tag.units * _count(tag.phase.h_range))
 x_rows = compile_time(lambda tag: tile_rows(tag.units * _count(tag.phase.x_range)))
 h_rows = compile_time(lambda tag: tile_rows(tag.units * _count(tag.phase.h_range)))
+wide = compile_time(lambda tag: panels_at_once(tag))
 row_limit = compile_time(lambda tag: tile_rows(tag.units * _widest(tag.phase)))
 is_last = compile_time(lambda tag: tag.index == len(tag.cell.phases) - 1)
 two_phases = compile_time(lambda tag: len(tag.cell.phases) == 2)

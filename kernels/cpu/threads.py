@@ -1,7 +1,7 @@
 """Worker threads that live in compiled code, and the barrier between them.
 
 A worker is a daemon thread parked, without the GIL, in a loop over its mailbox: it spins for a while, then sleeps
-in the kernel. Handing a job over costs under a microsecond while it spins and about 35 when it sleeps; a Python
+in the operating system. Handing a job over costs under a microsecond while it spins and about 35 when it sleeps; a Python
 executor takes 77, and a barrier inside Numba's own pool may stall for a scheduler quantum.
 
 One job runs at a time. Whoever finds the pool busy (another Python thread in a kernel) runs the whole job alone:
@@ -18,6 +18,7 @@ import os
 import platform
 import sys
 import threading
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
@@ -28,7 +29,7 @@ from .jit import helper, kernel
 from .memory import address_of, aligned_zeros, read_int, write_int
 from .simd import call, pointer
 
-__all__ = ["arrive", "await_all", "get_num_threads", "job", "mailboxes", "run_job", "set_num_threads"]
+__all__ = ["BARRIER_BYTES", "arrive", "await_all", "get_num_threads", "job", "mailboxes", "reset", "run_job", "set_num_threads"]
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 
@@ -36,10 +37,15 @@ _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 _SEQUENCE, _JOB, _ARGUMENT, _COUNT, _PARKED = 0, 8, 16, 24, 32
 _LINE = 64
 _LOCK, _DONE = 0, 128
-_FIRST = 256  # lock and done counter have two lines each: neighbouring lines are fetched in pairs
+_FIRST = 256  # two lines each: neighbouring lines are fetched in pairs, and a barrier has two
 
-# About 2 ms of looking at the mailbox before a worker sleeps.
-_SPINS = 20_000
+# Bytes from a barrier's count to the number of threads that sleep at it; a line of its own.
+_SLEEPERS = 64
+BARRIER_BYTES = 128
+# Looks before sleeping: about 50 us at a barrier, 250 us at the mailbox. Waking a sleeper takes 5 to 35 us.
+_SPINS_AT_BARRIER, _SPINS_AT_MAILBOX = 2_000, 10_000
+
+_MOST_THREADS = 256
 
 # ---------------------------------------------------------------- instructions
 
@@ -63,7 +69,6 @@ def _as_pointer(builder, address):
 
 
 _load = _atomic("load", 1, types.intp, lambda b, a: b.load_atomic(_as_pointer(b, a), "seq_cst", 8))
-_store = _atomic("store", 2, types.void, lambda b, a, v: b.store_atomic(v, _as_pointer(b, a), "seq_cst", 8))
 _add = _atomic("add", 2, types.intp, lambda b, a, v: b.atomic_rmw("add", _as_pointer(b, a), v, "acq_rel"))
 _exchange = _atomic("exchange", 2, types.intp, lambda b, a, v: b.atomic_rmw("xchg", _as_pointer(b, a), v, "seq_cst"))
 
@@ -75,15 +80,7 @@ def _emit_pause(builder):
         call(builder, "llvm.aarch64.hint", [ir.Constant(_I32, 1)], _VOID)
 
 
-def _emit_yield(builder):
-    if sys.platform == "win32":
-        call(builder, "SwitchToThread", [], _I32)
-    else:
-        call(builder, "sched_yield", [], _I32)
-
-
 _pause = _atomic("pause", 0, types.void, _emit_pause)
-_yield = _atomic("give_way", 0, types.void, _emit_yield)
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine()) if sys.platform == "linux" else None
 _FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 128, 129
@@ -108,7 +105,7 @@ def _emit_sleep(builder, address, seen):
 
 def _emit_wake(builder, address):
     if _FUTEX is not None:
-        _emit_futex(builder, address, ir.Constant(_I64, _FUTEX_WAKE_PRIVATE), ir.Constant(_I64, 1))
+        _emit_futex(builder, address, ir.Constant(_I64, _FUTEX_WAKE_PRIVATE), ir.Constant(_I64, _MOST_THREADS))
 
 
 _sleep = _atomic("sleep", 2, types.void, _emit_sleep)
@@ -157,27 +154,40 @@ def job(share):
 
 
 @helper
-def _look_again(count):
-    """One turn of a waiting loop: pause, and give the core away now and then, as its owner may be who we wait for."""
-    if count < 256 or count & 15:
-        _pause()
-    else:
-        _yield()
-    return count + 1
+def reset(barrier):
+    """Make a barrier ready for a job, before its threads start."""
+    write_int(barrier, 0)
+    write_int(barrier + _SLEEPERS, 0)
 
 
 @helper
 def arrive(barrier):
-    """Say that this thread has done its part."""
+    """Say that this thread has done its part; wakes whoever sleeps at the barrier (a count, and sleepers beside it)."""
     _add(barrier, 1)
+    if _load(barrier + _SLEEPERS) != 0:
+        _wake(barrier)
 
 
 @helper
 def await_all(barrier, arrivals):
-    """Wait until ``arrivals`` have been counted since the barrier was zeroed."""
+    """Wait until ``arrivals`` have been counted since the barrier was zeroed.
+
+    Spins first: a barrier between two running threads takes 35 ns. Then sleeps: the other thread may wait for this
+    very core, and a thread that only yields gets it for a scheduler's slice, milliseconds, at every barrier.
+    """
     count = 0
-    while _load(barrier) < arrivals:
-        count = _look_again(count)
+    while True:
+        seen = _load(barrier)
+        if seen >= arrivals:
+            return
+        count += 1
+        if count < _SPINS_AT_BARRIER:
+            _pause()
+        else:
+            _add(barrier + _SLEEPERS, 1)
+            # A thread that arrives from here on sees the sleeper; one that arrived before has changed the count.
+            _sleep(barrier, seen)
+            _add(barrier + _SLEEPERS, -1)
 
 
 @kernel
@@ -187,18 +197,20 @@ def _work(mailbox, pool, w):
     while True:
         count = 0
         while _load(mailbox + _SEQUENCE) == last:
-            count = _look_again(count)
-            if count > _SPINS:
+            count += 1
+            if count < _SPINS_AT_MAILBOX:
+                _pause()
+            else:
                 _exchange(mailbox + _PARKED, 1)
                 if _load(mailbox + _SEQUENCE) == last:
-                    _sleep(mailbox + _SEQUENCE, last & 0x7FFFFFFF)
+                    _sleep(mailbox + _SEQUENCE, last)
                 _exchange(mailbox + _PARKED, 0)
         last = _load(mailbox + _SEQUENCE)
         job = read_int(mailbox + _JOB)
         if job == 0:
             return
         _call(job, read_int(mailbox + _ARGUMENT), w, read_int(mailbox + _COUNT))
-        _add(pool + _DONE, 1)
+        arrive(pool + _DONE)
 
 
 @helper
@@ -217,13 +229,11 @@ def run_job(job, argument, pool, n):
     if n <= 1 or pool == 0 or _exchange(pool + _LOCK, 1) != 0:
         _call(job, argument, 0, 1)
         return
-    _store(pool + _DONE, 0)
+    reset(pool + _DONE)
     for w in range(1, n):
         _post(pool + _FIRST + (w - 1) * _LINE, job, argument, n)
     _call(job, argument, 0, n)
-    count = 0
-    while _load(pool + _DONE) < n - 1:
-        count = _look_again(count)
+    await_all(pool + _DONE, n - 1)
     _exchange(pool + _LOCK, 0)
 
 
@@ -235,12 +245,16 @@ def _stop(mailbox):
 # ---------------------------------------------------------------- the pool
 
 
+_INTEGERS = (types.intp, types.intp, types.intp)
+
+
 class _Pool:
     """The mailboxes of the process and the threads that look at them; grows on demand."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.boxes: np.ndarray | None = None
+        self.end: Callable[[int], None] | None = None
         self.workers: list[threading.Thread] = []
 
     def address(self, threads: int) -> int:
@@ -255,10 +269,11 @@ class _Pool:
     def _grow(self, workers: int) -> None:
         if self.boxes is None:
             self.boxes = aligned_zeros((_FIRST + _MOST_THREADS * _LINE) // 8, np.int64)
+            self.end = _stop.entry_point(types.intp)  # now, not while the interpreter shuts down
         pool = address_of(self.boxes)
         for w in range(len(self.workers) + 1, workers + 1):
             box = pool + _FIRST + (w - 1) * _LINE
-            thread = threading.Thread(target=_work, args=(box, pool, w), daemon=True, name=f"fastrnn-{w}")
+            thread = threading.Thread(target=_work.entry_point(*_INTEGERS), args=(box, pool, w), daemon=True, name=f"fastrnn-{w}")
             thread.start()
             self.workers.append(thread)
 
@@ -269,12 +284,11 @@ class _Pool:
     def stop(self) -> None:
         """End every worker, so that none runs compiled code while the interpreter unloads it."""
         for w, thread in enumerate(self.workers):
-            _stop(address_of(self.boxes) + _FIRST + w * _LINE)
+            self.end(address_of(self.boxes) + _FIRST + w * _LINE)
             thread.join(1.0)
         self.forget()
 
 
-_MOST_THREADS = 256
 _pool = _Pool()
 mailboxes = _pool.address
 if hasattr(os, "register_at_fork"):

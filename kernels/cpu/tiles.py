@@ -24,9 +24,9 @@ from numba.extending import intrinsic
 
 from .jit import helper
 from .simd import VECTOR_BYTES, call, fma_at, llvm_scalar, llvm_vector, load_at, pointer, splat, store_at
-from .tags import GROUP, tile_rows
+from .tags import GROUP, panels_at_once, tile_rows
 
-__all__ = ["accumulate", "accumulate_pair", "outer_all", "outer_h", "outer_x", "project"]
+__all__ = ["accumulate", "accumulate_wide", "outer_all", "outer_h", "outer_x", "project"]
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -187,21 +187,24 @@ def accumulate(panel, rows, z, z_stride, init, init_stride, x_rows, I, wx, next_
 
 
 @intrinsic
-def _accumulate_pair(_typing, panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
+def _accumulate_wide(_typing, panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
     def codegen(context, builder, sig, args):
         _, z, z_panel, init, init_panel, *operands = args
         none = _integer(0)
         arguments = [z, none, z_panel, init, none, init_panel, *operands]
-        _emit_accumulate(_Emitter(builder, panel.dtype), panel, 1, arguments, panels=2)
+        _emit_accumulate(_Emitter(builder, panel.dtype), panel, 1, arguments, panels=panels_at_once(panel))
         return context.get_dummy_value()
 
     return types.void(panel, *[types.intp] * 12), codegen
 
 
 @helper
-def accumulate_pair(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
-    """``accumulate`` for one row and two neighbouring panels: twice the sums in flight hide the FMA's latency."""
-    _accumulate_pair(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h)
+def accumulate_wide(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
+    """``accumulate`` for one row and ``wide`` neighbouring panels: enough sums in flight to hide the FMA's latency.
+
+    z_panel, init_panel: bytes between panels of z and init; packed panels are contiguous.
+    """
+    _accumulate_wide(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h)
 
 
 def _emit_project(e: _Emitter, vectors: int, rows: int, arguments: list[ir.Value]) -> None:
