@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 
+import fastrnn
 from tests.cases import DTYPES, LAYERS, TOLERANCE, Case, sizes, structures
 from tests.checks import (
     as_public,
@@ -78,6 +81,49 @@ def test_saturated_gates(cell, dtype, size):
         assert relative_error(mine, theirs) <= TOLERANCE[dtype]
     for name, array in got.named().items():
         assert np.isfinite(array).all(), name
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 5e-7), ("float64", 2e-15)])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "sigmoid"])
+def test_the_ends_of_the_activations(nonlinearity, dtype, tolerance):
+    """Small values keep their digits: a gate that is nearly shut, and tanh near 0, entry by entry."""
+    largest = 80 if dtype == "float32" else 700
+    sizes = np.geomspace(1e-30, largest, 3000)
+    x = np.concatenate([-sizes, [0.0], sizes]).astype(dtype)
+    layer = fastrnn.RNN(1, 1, nonlinearity=nonlinearity, bias=False, dtype=dtype)
+    layer.params["weight_ih_l0"][...] = 1
+    y, _ = layer(x[None, :, None])
+    exact = x.astype(np.longdouble)
+    want = np.tanh(exact) if nonlinearity == "tanh" else 1 / (1 + np.exp(-exact))
+    assert y[0, x == 0] == want[x == 0]
+    nonzero = x != 0
+    assert np.abs(y[0, nonzero, 0] / want[nonzero] - 1).max() <= tolerance
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+def test_uninitialised_memory_reaches_no_result(cell, monkeypatch):
+    """The kernels' buffers come unfilled: whatever lies in them, NaN here, the bits are the same."""
+    kernels = importlib.import_module("fastrnn.kernels.cpu.layer")
+    problems = [
+        Case(cell, dtype=dtype, num_layers=2, bidirectional=True, ragged=True, resets=True, **size).problem()
+        for dtype in DTYPES
+        for size in ({}, {"B": 37, "I": 60, "H": 80}, {"I": 60, "H": 260})
+    ]
+    want = [layer_results(problem).named() for problem in problems]
+
+    poisonings = []
+
+    def poisoned(*arguments):
+        array = kernels.aligned_zeros(*arguments)
+        array.view(np.uint8)[...] = 255  # of floats: NaN
+        poisonings.append(array.size)
+        return array
+
+    monkeypatch.setattr(kernels, "aligned_empty", poisoned)
+    for problem, arrays in zip(problems, want, strict=True):
+        for name, array in layer_results(problem).named().items():
+            np.testing.assert_array_equal(array, arrays[name], err_msg=name)
+    assert poisonings
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -91,10 +91,11 @@ def test_out_may_be_the_input(cell):
         np.testing.assert_array_equal(buffer, want[t])
 
 
+@pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("cell", LAYERS)
-def test_reset(cell):
+def test_reset(cell, num_layers):
     """Rows start again from zeros; the others go on."""
-    problem = Case(cell, B=4, num_layers=2).problem()
+    problem = Case(cell, B=4, num_layers=num_layers).problem()
     layer = make_layer(problem)
     stream = layer.stream(4, state=as_public(problem.state))
     for rows, which in (
@@ -122,10 +123,11 @@ def test_reset_of_rows_that_are_not_there(rows, error):
         stream.reset(rows)
 
 
+@pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("cell", LAYERS)
-def test_state_can_be_kept_and_put_back(cell):
+def test_state_can_be_kept_and_put_back(cell, num_layers):
     """What is read does not change by going on; putting it back repeats the steps."""
-    problem = Case(cell, B=3, num_layers=2).problem()
+    problem = Case(cell, B=3, num_layers=num_layers).problem()
     stream = make_layer(problem).stream(3)
     stream(problem.x[0])
     checkpoint = stream.state
