@@ -46,6 +46,8 @@ class RNN(RecurrentLayer):
     (H, D*H) above layer 0; ``weight_hh_l{k}`` (H, H); ``bias_ih_l{k}`` and ``bias_hh_l{k}`` (H,).
     """
 
+    nonlinearity: str
+
     _kind = "RNN"
     _cell_defaults = {"nonlinearity": "tanh"}
 
@@ -116,6 +118,9 @@ class LSTM(RecurrentLayer):
     (4*H, D*H) above layer 0; ``weight_hh_l{k}`` (4*H, H); ``bias_ih_l{k}`` and ``bias_hh_l{k}`` (4*H,): gates i, f,
     g, o. ``weight_peephole_l{k}`` (3*H,): i, f, o. Coupled: three gates f, g, o, and (2*H,) peepholes f, o.
     """
+
+    peephole: bool
+    coupled: bool
 
     _kind = "LSTM"
     _cell_defaults = {"peephole": False, "coupled": False}
@@ -188,6 +193,8 @@ class GRU(RecurrentLayer):
     (3*H, D*H) above layer 0; ``weight_hh_l{k}`` (3*H, H); ``bias_ih_l{k}`` and ``bias_hh_l{k}`` (3*H,): gates r, z,
     n.
     """
+
+    reset_after: bool
 
     _kind = "GRU"
     _cell_defaults = {"reset_after": False}

@@ -22,7 +22,7 @@ __all__ = ["RecurrentLayer"]
 # What parameters, tapes and streams were made for.
 _FIXED = frozenset(
     ("input_size", "hidden_size", "num_layers", "num_directions", "bias", "batch_first", "bidirectional")
-    + ("dropout", "dtype", "device", "cell", "cell_options", "layout")
+    + ("dropout", "dtype", "device", "cell", "layout", "nonlinearity", "peephole", "coupled", "reset_after")
 )
 
 
@@ -45,7 +45,6 @@ class RecurrentLayer:
         "dtype": np.dtype("float32"),
         "device": "cpu",
     }
-
     _cell_defaults: ClassVar[dict[str, Any]]  # the options that choose the cell
 
     def __init__(
@@ -73,7 +72,7 @@ class RecurrentLayer:
         self.dtype = checks.dtype(dtype)
         self.device = checks.device(device)
         seed = checks.seed(seed)
-        self.cell_options = cell_options
+        self.__dict__.update(cell_options)
         self.cell: Cell = cell_for(self._kind, **cell_options)
         if self.device != "cpu":
             load(self.device)
@@ -288,9 +287,8 @@ class RecurrentLayer:
         parts = [str(self.input_size), str(self.hidden_size)]
         if self.num_layers != 1:
             parts.append(f"num_layers={self.num_layers}")
-        options = {name: getattr(self, name) for name in self._defaults} | self.cell_options
-        defaults = self._defaults | self._cell_defaults
-        for name, value in options.items():
-            if value != defaults[name]:
+        for name, default in (self._defaults | self._cell_defaults).items():
+            value = getattr(self, name)
+            if value != default:
                 parts.append(f"{name}={(value.name if name == 'dtype' else value)!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
