@@ -228,9 +228,7 @@ def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, st
             if s == 0:
                 finish(cell, a, m, scratch, d_row, vectors, r, stride, u)
             else:
-                differentiate(
-                    zone, gate_zone, a, tables, m, i, scratch, d_row, s - 1, r, stride, u, u + vectors
-                )
+                differentiate(zone, gate_zone, a, tables, m, i, scratch, d_row, s - 1, r, stride, u, u + vectors)
         i += m
     if s > 0 and not second:
         last = own_rows(read_int(v.active + (s - 1) * 8), first, stride)
@@ -258,9 +256,7 @@ def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_la
     """``step_columns`` for all of a thread's hidden units: groups, then single vectors."""
     full = read(Layer, a).U // GROUP * GROUP
     for u in range(u_first, min(u_last, full), GROUP):
-        step_columns(
-            cell, second, panel(cell, 1, 1), panel(cell, 0, 1), a, tables, scratch, s, first, stride, GROUP, u
-        )
+        step_columns(cell, second, panel(cell, 1, 1), panel(cell, 0, 1), a, tables, scratch, s, first, stride, GROUP, u)
     for u in range(max(u_first, full), u_last):
         step_columns(cell, second, panel(cell, 1, 0), panel(cell, 0, 0), a, tables, scratch, s, first, stride, 1, u)
 

@@ -221,7 +221,8 @@ def input_product(phase, a, table, begin, end, origin, u_first, u_last):
         for tile in range(tiles):
             m = (rows - i + tiles - tile - 1) // (tiles - tile)
             accumulate(
-                phase, m, slab_panel(phase, start, 1, u) + i * row_bytes, row_bytes, bias + number * panel_row(phase), 0,
+                phase, m, slab_panel(phase, start, 1, u) + i * row_bytes, row_bytes,
+                bias + number * panel_row(phase), 0,
                 table + i * 8, v.I, wx + number * wx_panel, wx + number * wx_panel, table, 0, 0, 0,
             )  # fmt: skip
             i += m
@@ -323,11 +324,13 @@ def forward(cell, a, pool, threads):
     The initial state comes in and the final state goes out in the caller's order.
     """
     v = read(Layer, a)
-    enter_rows(cell, a, v.hs + v.first * v.B * v.state_stride, v.h_in, v.h_in_row)
-    if has_c(cell):
-        enter_rows(cell, a, v.cs + v.first * v.B * v.state_stride, v.c_in, v.c_in_row)
+    if not v.resume:
+        enter_rows(cell, a, v.hs + v.first * v.B * v.state_stride, v.h_in, v.h_in_row)
+        if has_c(cell):
+            enter_rows(cell, a, v.cs + v.first * v.B * v.state_stride, v.c_in, v.c_in_row)
     reset(v.barrier)
     run_job(forward_job(cell), a, pool, threads)
-    leave_rows(cell, a, v.hs, v.h_out, v.h_out_row, True)
-    if has_c(cell):
-        leave_rows(cell, a, v.cs, v.c_out, v.c_out_row, True)
+    if not v.resume:
+        leave_rows(cell, a, v.hs, v.h_out, v.h_out_row, True)
+        if has_c(cell):
+            leave_rows(cell, a, v.cs, v.c_out, v.c_out_row, True)

@@ -22,7 +22,7 @@ from .layout import (
     unit_share,
 )
 from .memory import read, read_int, write_int
-from .simd import add_into, fill, fma, load, store
+from .simd import add_into, fill, fma, load
 from .tags import (
     GROUP,
     compiled_where,
@@ -48,6 +48,7 @@ __all__ = ["CHUNK_SCRATCH", "gradients"]
 _CHUNK = 128
 _X, _H, _OPERAND, _C_OLD, _C_NEW, _BEFORE, _ALIVE, _ROW, _DZ, _ONE = range(10)
 CHUNK_SCRATCH = 10 * _CHUNK * 8
+
 
 @inlined
 def _entry(tables, number, k):

@@ -103,7 +103,7 @@ HELPER_OPTIONS: dict[str, Any] = {**_FLAGS, "pipeline_class": _HelperCompiler}
 
 
 class Kernel:
-    """A function that Python calls: no GIL, no exceptions from arithmetic, compiled when a signature is first asked for.
+    """A function that Python calls: no GIL, no exceptions from arithmetic; compiled for a signature at first use.
 
     Each first argument's type (the cell and dtype) has a cache folder of its own. Numba numbers the files in a folder
     by reading an index and writing it back, without a lock: two processes that compile different cells at once could

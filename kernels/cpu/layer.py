@@ -36,11 +36,16 @@ _TILE_SCRATCH = 9 * 8 * VECTOR_BYTES + 256
 _FIELD = {name: index for index, name in enumerate(Layer._fields)}
 
 
+def field(name: str) -> int:
+    """Position of a field in an argument block."""
+    return _FIELD[name]
+
+
 def _fields(first: str, last: str) -> slice:
     return slice(_FIELD[first], _FIELD[last] + 1)
 
 
-_SCHEDULE, _CALL = _fields("order", "offset"), _fields("x", "c_out_row")
+_SCHEDULE, CALL_FIELDS = _fields("order", "offset"), _fields("x", "c_out_row")
 _GRADIENTS = _fields("gradient_bias", "gradient_peephole")
 
 
@@ -51,7 +56,7 @@ class _Run:
     """
 
     def __init__(
-        self, name: str, dtype: str, I: int, H: int, T: int, B: int, steps: int, total: int, reverse: bool,  # noqa: E741
+        self, name: str, dtype: str, I: int, H: int, T: int, B: int, steps: int, total: int, reverse: bool,
         keep: bool, threads: int,
     ) -> None:  # fmt: skip
         cell = CELLS[name]
@@ -86,6 +91,10 @@ class _Run:
         for field, value in values.items():
             self.template[_FIELD[field]] = value
 
+    def allocate(self) -> tuple[np.ndarray, int]:
+        """Memory for the buffers, and the address where they start."""
+        return aligned(self.size)
+
     def block(self, base: int, packed: Packed, schedule: Schedule) -> np.ndarray:
         """An argument block for buffers at ``base``; what belongs to the call is still absent."""
         block = self.relative * base
@@ -96,6 +105,14 @@ class _Run:
 
 
 _run = lru_cache(maxsize=512)(_Run)
+
+
+def prepare(packed: Packed, schedule: Schedule, keep: bool, threads: int) -> _Run:
+    """What sizes decide about a call."""
+    return _run(
+        packed.cell.name, packed.dtype, packed.I, packed.H, schedule.T, schedule.B, schedule.steps, schedule.total,
+        schedule.reverse, keep, threads,
+    )  # fmt: skip
 
 
 def schedule_addresses(schedule: Schedule) -> list[int]:
@@ -109,8 +126,13 @@ def _entry(kernel: Any, name: str, dtype: str) -> tuple[Any, Tag]:
     return kernel.entry_point(tag.type, types.intp, types.intp, types.intp), tag
 
 
+def launcher(kernel: Any, packed: Packed) -> tuple[Any, Tag]:
+    """The compiled kernel for a layer's cell and dtype, and its first argument."""
+    return _entry(kernel, packed.cell.name, packed.dtype)
+
+
 def _launch(kernel: Any, packed: Packed, block: np.ndarray, threads: int) -> None:
-    entry, tag = _entry(kernel, packed.cell.name, packed.dtype)
+    entry, tag = launcher(kernel, packed)
     entry(tag, address_of(block), mailboxes(threads), threads)
 
 
@@ -154,7 +176,7 @@ class Saved:
 
     def copy(self) -> Saved:
         """The same in memory of its own."""
-        memory, base = aligned(self.run.size)
+        memory, base = self.run.allocate()
         start, size = self.base - address_of(self.memory), self.run.size
         memory[base - address_of(memory) :][:size] = self.memory[start : start + size]
         return Saved(memory, base, self.run)
@@ -172,13 +194,10 @@ def forward(
     keep: bool,
 ) -> Saved | None:
     """Run forward over a (T, B, I) batch; fills ``y`` (zeros past a row's length) and ``final``."""
-    run = _run(
-        cell.name, packed.dtype, packed.I, packed.H, schedule.T, schedule.B, schedule.steps, schedule.total,
-        schedule.reverse, keep, get_num_threads(),
-    )  # fmt: skip
-    memory, base = aligned(run.size)
+    run = prepare(packed, schedule, keep, get_num_threads())
+    memory, base = run.allocate()
     block = run.block(base, packed, schedule)
-    block[_CALL] = (*_sequence(x), *_sequence(y), *_sequence(resets), 0, *_states(state), *_states(final))
+    block[CALL_FIELDS] = (*_sequence(x), *_sequence(y), *_sequence(resets), 0, 0, *_states(state), *_states(final))
     _launch(forward_kernel, packed, block, run.plan.threads)
     return Saved(memory, base, run) if keep else None
 
@@ -204,9 +223,9 @@ def backward(
     run = saved.run
     sums = Accumulators(packed)
     rows = schedule.B * packed.state_stride
-    memory, dh = aligned(2 * rows)
+    _own, dh = aligned(2 * rows)
     block = run.block(saved.base, packed, schedule)
-    block[_CALL] = (*_sequence(x), 0, 0, 0, *_sequence(resets), 0, *_states(dfinal), *_states(dinitial))
+    block[CALL_FIELDS] = (*_sequence(x), 0, 0, 0, *_sequence(resets), 0, 0, *_states(dfinal), *_states(dinitial))
     block[_fields("dy", "carry")] = (*_sequence(dy), *_sequence(dx), accumulate_dx, dh, dh + rows)
     block[_GRADIENTS] = [sums.addresses.get(name, 0) for name in Layer._fields[_GRADIENTS]]
     _launch(backward_kernel, packed, block, run.plan.threads)

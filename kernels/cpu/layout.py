@@ -37,7 +37,7 @@ class Layer(NamedTuple):
     # sizes and flags
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
     U: int
     steps: int
@@ -86,6 +86,7 @@ class Layer(NamedTuple):
     reset_time: int
     reset_batch: int
     first: int  # in which of the two state buffers inference starts
+    resume: int  # the state is there already, and stays there
     # states that come in and go out: (B, H) arrays, or in backward their gradients; _row: bytes between rows
     h_in: int
     h_in_row: int
@@ -375,7 +376,8 @@ def valid_lanes(like, H, u):
 
 
 __all__ += [
-    "alive_rows", "entering_row", "fill_state_tables", "fill_table", "full_units", "h_slots", "is_reset", "leaving_row",
-    "load_peepholes", "load_slots", "own_rows", "panel", "panel_row", "share", "slab_panel", "slab_row", "slab_step",
-    "state_row", "store_all_slots", "store_slots", "table_row", "time_of", "unit_share", "unit_slots", "valid_lanes", "x_slots",
+    "alive_rows", "entering_row", "fill_state_tables", "fill_table", "full_units", "h_slots", "is_reset",
+    "leaving_row", "load_peepholes", "load_slots", "own_rows", "panel", "panel_row", "share", "slab_panel",
+    "slab_row", "slab_step", "state_row", "store_all_slots", "store_slots", "table_row", "time_of", "unit_share",
+    "unit_slots", "valid_lanes", "x_slots",
 ]  # fmt: skip

@@ -41,7 +41,7 @@ def row_bytes(U: int) -> int:
 class _Map:
     """Where the packed parameters of one cell, dtype and size lie, and the records that fill or empty them."""
 
-    def __init__(self, name: str, dtype: str, I: int, H: int, backward: bool, has_bias: bool) -> None:  # noqa: E741
+    def __init__(self, name: str, dtype: str, I: int, H: int, backward: bool, has_bias: bool) -> None:
         self.cell, self.dtype = CELLS[name], dtype
         self.H, self.U = H, vectors(H, dtype)
         self.stride = row_bytes(self.U)
@@ -157,7 +157,9 @@ class Packed:
         self._zeros, self._one = _constants(self.dtype, self.state_stride)
         places = {name: base + offset for name, offset in layout.fields.items()}
         if len(cell.phases) == 1:
-            places |= {name + "2": places[name] for name in ("bias", "wx", "wh", "back_wx", "back_wh") if name in places}
+            places |= {
+                name + "2": places[name] for name in ("bias", "wx", "wh", "back_wx", "back_wh") if name in places
+            }
         places |= {"zero_row": address_of(self._zeros), "ones": address_of(self._one)}
         self.addresses = np.array([places.get(name, 0) for name in Layer._fields[self.fields]], np.int64)
 

@@ -43,7 +43,7 @@ class Plan(NamedTuple):
         return self.kernel == "rows"
 
 
-def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool) -> Plan:  # noqa: E741
+def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool) -> Plan:
     """Choose for a (T, B, I) batch and H hidden units; ``threads`` is the most to use."""
     itemsize = np.dtype(dtype).itemsize
     lanes = VECTOR_BYTES // itemsize

@@ -17,7 +17,6 @@ import operator
 
 import llvmlite.binding
 import numba
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -42,7 +41,7 @@ def _features() -> set[str]:
 _FEATURES = _features()
 VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx2" in _FEATURES else 16
 # Architectural vector registers: what a register tile may fill.
-REGISTERS = 16 if VECTOR_BYTES == 32 or "sse2" in _FEATURES and VECTOR_BYTES == 16 else 32
+REGISTERS = 16 if VECTOR_BYTES == 32 or ("sse2" in _FEATURES and VECTOR_BYTES == 16) else 32
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
@@ -275,7 +274,11 @@ def _power_of_two(_typing, shifted):
 # minimax fit (relative error 1.7e-8 once rounded); in float64 the Taylor series to r^13 leaves 1e-17.
 _EXPM1_TERMS = {
     types.float32: (
-        0.4999999701976776, 0.1666654348373413, 0.041667211800813675, 0.008366593159735203, 0.0013882052153348923,
+        0.4999999701976776,
+        0.1666654348373413,
+        0.041667211800813675,
+        0.008366593159735203,
+        0.0013882052153348923,
     ),
     types.float64: tuple(1.0 / math.factorial(n) for n in range(2, 14)),
 }

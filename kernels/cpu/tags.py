@@ -22,8 +22,33 @@ from .jit import HELPER_OPTIONS, helper
 from .simd import REGISTERS, VECTOR_BYTES
 
 __all__ = [
-    "DTYPES", "GROUP", "CellType", "ElementType", "PanelType", "Tag", "compile_time", "compiled_where", "element_bytes", "h_rows", "h_slots", "h_width", "has_c",
-    "is_last", "panel", "peephole_sees_new", "peephole_slots", "row_limit", "slots", "tile_rows", "two_phases", "units", "vector_bytes", "wide", "x_rows", "x_slots", "x_width",
+    "DTYPES",
+    "GROUP",
+    "CellType",
+    "ElementType",
+    "PanelType",
+    "Tag",
+    "compile_time",
+    "compiled_where",
+    "element_bytes",
+    "h_rows",
+    "h_slots",
+    "h_width",
+    "has_c",
+    "is_last",
+    "panel",
+    "peephole_sees_new",
+    "peephole_slots",
+    "row_limit",
+    "slots",
+    "tile_rows",
+    "two_phases",
+    "units",
+    "vector_bytes",
+    "wide",
+    "x_rows",
+    "x_slots",
+    "x_width",
 ]  # fmt: skip
 
 # Vectors of columns that one tile of the backward product takes; threads own hidden units in such groups.

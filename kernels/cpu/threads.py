@@ -1,8 +1,8 @@
 """Worker threads that live in compiled code, and the barrier between them.
 
 A worker is a daemon thread parked, without the GIL, in a loop over its mailbox: it spins for a while, then sleeps
-in the operating system. Handing a job over costs under a microsecond while it spins and about 35 when it sleeps; a Python
-executor takes 77, and a barrier inside Numba's own pool may stall for a scheduler quantum.
+in the operating system. Handing a job over costs under a microsecond while it spins and about 35 when it sleeps; a
+Python executor takes 77, and a barrier inside Numba's own pool may stall for a scheduler quantum.
 
 One job runs at a time. Whoever finds the pool busy (another Python thread in a kernel) runs the whole job alone:
 results do not depend on the number of threads. After a fork the child starts with a fresh pool.
@@ -29,7 +29,17 @@ from .jit import helper, kernel
 from .memory import address_of, aligned_zeros, read_int, write_int
 from .simd import call, pointer
 
-__all__ = ["BARRIER_BYTES", "arrive", "await_all", "get_num_threads", "job", "mailboxes", "reset", "run_job", "set_num_threads"]
+__all__ = [
+    "BARRIER_BYTES",
+    "arrive",
+    "await_all",
+    "get_num_threads",
+    "job",
+    "mailboxes",
+    "reset",
+    "run_job",
+    "set_num_threads",
+]
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 
@@ -273,7 +283,9 @@ class _Pool:
         pool = address_of(self.boxes)
         for w in range(len(self.workers) + 1, workers + 1):
             box = pool + _FIRST + (w - 1) * _LINE
-            thread = threading.Thread(target=_work.entry_point(*_INTEGERS), args=(box, pool, w), daemon=True, name=f"fastrnn-{w}")
+            thread = threading.Thread(
+                target=_work.entry_point(*_INTEGERS), args=(box, pool, w), daemon=True, name=f"fastrnn-{w}"
+            )
             thread.start()
             self.workers.append(thread)
 

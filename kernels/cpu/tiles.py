@@ -209,9 +209,7 @@ def accumulate_wide(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h
 
 def _emit_project(e: _Emitter, vectors: int, rows: int, arguments: list[ir.Value]) -> None:
     out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead = arguments
-    targets = [
-        e.offset(e.offset(out, m, out_stride), v, VECTOR_BYTES) for m in range(rows) for v in range(vectors)
-    ]
+    targets = [e.offset(e.offset(out, m, out_stride), v, VECTOR_BYTES) for m in range(rows) for v in range(vectors)]
     row_of_weights = vectors * VECTOR_BYTES
 
     def over_panels(p, sums):
@@ -272,9 +270,7 @@ def project(like, vectors, rows, out, out_stride, a, a_stride, a_panel, inner, p
 def _emit_outer(e: _Emitter, vectors: int, columns: int, arguments: list[ir.Value]) -> None:
     out, a_rows, a_offset, z_rows, z_offset, depth = arguments
     row_of_out = vectors * VECTOR_BYTES
-    targets = [
-        e.offset(e.offset(out, m, row_of_out), v, VECTOR_BYTES) for m in range(columns) for v in range(vectors)
-    ]
+    targets = [e.offset(e.offset(out, m, row_of_out), v, VECTOR_BYTES) for m in range(columns) for v in range(vectors)]
 
     def over_rows(k, sums):
         a = e.builder.add(e.integer_at(e.offset(a_rows, k, 8)), a_offset)
