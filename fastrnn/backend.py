@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 class Stepper(Protocol):
     """One layer of a stream: holds its state between steps."""
 
-    state: tuple[NDArray[Any], ...]  # (B, H) each; what is read is the live array, what is set is copied
+    state: tuple[NDArray[Any], ...]  # (B, H) each; reading copies, and so does assigning
 
     def step(self, x: NDArray[Any], out: NDArray[Any]) -> None:
         """Take one step from x (B, I), and write h into out (B, H), which must not overlap x."""

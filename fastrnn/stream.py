@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +9,7 @@ from numpy.typing import NDArray
 
 from fastrnn import checks
 from fastrnn.backend import load
-from fastrnn.cells import Cell
 from fastrnn.checks import State
-from fastrnn.sequences import Schedule
 
 if TYPE_CHECKING:
     from fastrnn.recurrent import RecurrentLayer
@@ -41,8 +38,7 @@ class Stream:
         self._num_layers, H = layer.num_layers, layer.hidden_size
         self._shapes = ((B, layer.input_size), (layer.input_size,), (self._num_layers, B, H))
         initial = self._checked(state)
-        backend = load(layer.device)
-        make = getattr(backend, "stepper", None) or functools.partial(_ForwardStepper, backend, (B, H), layer.dtype)
+        make = load(layer.device).stepper
         packed = layer.packed_weights(backward=False)
         outputs = [np.zeros((B, H), layer.dtype) for _ in packed]
         self._steppers = tuple(make(layer.cell, p, B) for p in packed)
@@ -94,7 +90,7 @@ class Stream:
         """Zero the state, of all rows or of these: an integer, integers, or a (B,) mask of booleans."""
         chosen = slice(None) if rows is None else checks.index_rows(rows, self._batch_size)
         for stepper in self._steppers:
-            parts = tuple(np.array(part) for part in stepper.state)
+            parts = stepper.state
             for part in parts:
                 part[chosen] = 0
             stepper.state = parts
@@ -113,28 +109,6 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream of {self._num_layers} layers, batch_size={self._batch_size}>"
-
-
-class _ForwardStepper:
-    """A stepper for a backend that has none: forward over one step."""
-
-    def __init__(
-        self, backend: Any, shape: tuple[int, int], dtype: np.dtype[Any], cell: Cell, packed: Any, B: int
-    ) -> None:
-        self.forward = functools.partial(backend.forward, cell, packed)
-        self.schedule = Schedule(1, B)
-        self._state = tuple(np.zeros(shape, dtype) for _ in cell.states)
-
-    def step(self, x: NDArray[Any], out: NDArray[Any]) -> None:
-        self.forward(x[None], self._state, self.schedule, None, out[None], self._state, False)
-
-    @property
-    def state(self) -> tuple[NDArray[Any], ...]:
-        return self._state
-
-    @state.setter
-    def state(self, value: tuple[NDArray[Any], ...]) -> None:
-        self._state = tuple(np.array(v) for v in value)
 
 
 def _all_unbatched(value: Any) -> bool:
