@@ -13,6 +13,7 @@ from .cell_math import gate_backward
 from .forward import clear_padding
 from .jit import helper, inlined, kernel
 from .layout import (
+    AHEAD_ROWS,
     TABLE_BYTES,
     Layer,
     Table,
@@ -32,11 +33,12 @@ from .layout import (
     slab_step,
     store_all_slots,
     table_row,
+    time_of,
     unit_share,
     unit_slots,
     valid_lanes,
 )
-from .memory import read, read_int
+from .memory import read, read_int, write_int
 from .simd import fill, lanes, load, load_part, store, store_part
 from .states import enter_rows, leave_rows
 from .tags import GROUP, compiled_where, h_slots, has_c, slots, tile_rows, two_phases, units, vector_bytes, x_slots
@@ -71,16 +73,16 @@ def project_panels(full, tail, recurrent, like, a, vectors, m, out, out_row, ste
         begin, end = h_slots(full)
     bounds = full_units(full, v.U)
     depth = (end - begin) * lanes(full)
-    row_bytes = vectors * vector_bytes(full)
+    row_bytes = min(vectors, GROUP) * vector_bytes(full)
+    group_bytes = v.U * depth * row_bytes
     line = (tile & 3) * 64
     if bounds > 0:
         inner = depth * units(full)
-        panels = bounds // units(full)
         row = slab_row(full, v.ahead, v.U)
         here = step + r * row + begin * units(full) * vector_bytes(full)
         project(
-            like, vectors, m, out, out_row, here, r_stride * row, alive * panel_row(full), inner, panels,
-            weights, weights + v.U * depth * (row_bytes + line),
+            like, vectors, m, out, out_row, here, r_stride * row, alive * panel_row(full), inner, bounds // units(full),
+            weights, weights + group_bytes + v.U * depth * line, group_bytes,
         )  # fmt: skip
     if bounds < v.U:
         row = slab_row(tail, v.ahead, v.U)
@@ -88,7 +90,7 @@ def project_panels(full, tail, recurrent, like, a, vectors, m, out, out_row, ste
         first = weights + bounds * depth * row_bytes
         project(
             like, vectors, m, out, out_row, here, r_stride * row, alive * panel_row(tail), depth, v.U - bounds,
-            first, first + v.U * depth * row_bytes,
+            first, first + group_bytes, group_bytes,
         )  # fmt: skip
 
 
@@ -199,9 +201,11 @@ def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, st
         n = read_int(v.active + s * 8)
     rows = own_rows(n, first, stride)
     d_row = vectors * vector_bytes(cell)
-    limit = _VECTOR_ROWS
+    limit = 1
     if vectors == GROUP:
         limit = _GROUP_ROWS
+    elif vectors == 1:
+        limit = _VECTOR_ROWS
     zero = fill(cell, 0.0)
     tiles = (rows + limit - 1) // limit
     i = 0
@@ -253,11 +257,18 @@ def input_depth(phase, U):
 
 @helper
 def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_last):
-    """``step_columns`` for all of a thread's hidden units: groups, then single vectors."""
-    full = read(Layer, a).U // GROUP * GROUP
-    for u in range(u_first, min(u_last, full), GROUP):
-        step_columns(cell, second, panel(cell, 1, 1), panel(cell, 0, 1), a, tables, scratch, s, first, stride, GROUP, u)
-    for u in range(max(u_first, full), u_last):
+    """``step_columns`` for all of a thread's hidden units: groups (two at once for a single row), then vectors."""
+    v = read(Layer, a)
+    full = min(u_last, v.U // GROUP * GROUP)
+    zone, gate_zone = panel(cell, 1, 1), panel(cell, 0, 1)
+    u = u_first
+    while u < full:
+        vectors = GROUP
+        if v.B == 1 and u + 2 * GROUP <= full:
+            vectors = 2 * GROUP
+        step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, stride, vectors, u)
+        u += vectors
+    for u in range(max(u_first, v.U // GROUP * GROUP), u_last):
         step_columns(cell, second, panel(cell, 1, 0), panel(cell, 0, 0), a, tables, scratch, s, first, stride, 1, u)
 
 
@@ -322,6 +333,33 @@ def input_gradient(cell, a, tables, scratch, s, first, stride, w, parties):
 
 
 @helper
+def input_gradient_ahead(cell, a, table, scratch, w, n):
+    """dx of all steps after the loop, for few rows a step: rows of many steps fill a tile. Threads own columns."""
+    v = read(Layer, a)
+    count = (v.I + lanes(cell) - 1) // lanes(cell)
+    groups = count // GROUP
+    first_group, last_group = share(groups + count % GROUP, w, n)
+    s = r = 0
+    for begin in range(0, v.total, AHEAD_ROWS):
+        rows = min(AHEAD_ROWS, v.total - begin)
+        for k in range(rows):
+            while r >= read_int(v.active + s * 8):
+                s, r = s + 1, 0
+            t, b = time_of(a, s, r)
+            write_int(table + k * 8, v.dx + t * v.dx_time + b * v.dx_batch)
+            r += 1
+        tiles = (rows + _GROUP_ROWS - 1) // _GROUP_ROWS
+        for group in range(first_group, last_group):
+            vectors, column = GROUP, group * GROUP
+            if group >= groups:
+                vectors, column = 1, group + groups * (GROUP - 1)
+            for tile in range(tiles):
+                i, last = share(rows, tile, tiles)
+                # In a row-major slab a packed row stands where row ``begin + i`` of step 0 would.
+                input_columns(cell, a, table, scratch, 0, begin, 1, i, last - i, tile, vectors, column)
+
+
+@helper
 def prepare_step(a, tables, s, first, stride):
     """Tables of step s: the states that entered it, and dy."""
     v = read(Layer, a)
@@ -335,7 +373,8 @@ def backward_share(cell, a, w, n):
     """Thread w of n: all steps from the last to the first, for its rows or its hidden units."""
     v = read(Layer, a)
     tables = v.scratch + w * v.scratch_stride
-    scratch = (tables + TABLE_BYTES * v.B + 63) // 64 * 64
+    ahead_table = tables + TABLE_BYTES * v.B
+    scratch = (ahead_table + AHEAD_ROWS * 8 + 63) // 64 * 64
     first, stride, parties = 0, 1, n
     u_first, u_last = unit_share(v.U, GROUP, w, n)
     if v.by_rows:
@@ -358,13 +397,15 @@ def backward_share(cell, a, w, n):
         if parties > 1:
             arrivals += parties
             arrive(v.barrier)
-        if v.dx != 0 and s < v.steps:
+        if v.dx != 0 and s < v.steps and not v.ahead:
             w_here, n_here = w, parties
             if parties == 1:
                 w_here = 0
             input_gradient(cell, a, tables, scratch, s, first, stride, w_here, n_here)
         if parties > 1:
             await_all(v.barrier, arrivals)
+    if v.dx != 0 and v.ahead:
+        input_gradient_ahead(cell, a, ahead_table, scratch, w, n)
 
 
 backward_job = job(backward_share)

@@ -207,9 +207,10 @@ def accumulate_wide(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h
     _accumulate_wide(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h)
 
 
-def _emit_project(e: _Emitter, vectors: int, rows: int, arguments: list[ir.Value]) -> None:
-    out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead = arguments
-    targets = [e.offset(e.offset(out, m, out_stride), v, VECTOR_BYTES) for m in range(rows) for v in range(vectors)]
+def _emit_project(e: _Emitter, vectors: int, rows: int, arguments: list[ir.Value], groups: int = 1) -> None:
+    out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead, between = arguments
+    width = vectors * groups
+    targets = [e.offset(e.offset(out, m, out_stride), v, VECTOR_BYTES) for m in range(rows) for v in range(width)]
     row_of_weights = vectors * VECTOR_BYTES
 
     def over_panels(p, sums):
@@ -220,9 +221,11 @@ def _emit_project(e: _Emitter, vectors: int, rows: int, arguments: list[ir.Value
             depth = e.builder.add(first, k)
             e.prefetch(e.offset(ahead, depth, 64))
             here = e.offset(weights, depth, row_of_weights)
-            loaded = [e.load(e.offset(here, v, VECTOR_BYTES)) for v in range(vectors)]
+            places = [
+                e.offset(e.offset(here, g, between), v, VECTOR_BYTES) for g in range(groups) for v in range(vectors)
+            ]
             columns = [e.offset(e.offset(start, m, a_stride), k, e.element_bytes) for m in range(rows)]
-            return e.multiply_add(columns, loaded, sums)
+            return e.multiply_add(columns, [e.load(place) for place in places], sums)
 
         return e.loop(inner, sums, over_slots)
 
@@ -236,10 +239,22 @@ def _project(_typing, like, vectors, rows, out, out_stride, a, a_stride, a_panel
 
     def codegen(context, builder, sig, args):
         e = _Emitter(builder, like.dtype)
-        _by_row_count(builder, args[2], tile_rows(width), lambda m: _emit_project(e, width, m, list(args[3:])))
+        arguments = [*args[3:], _integer(0)]
+        _by_row_count(builder, args[2], tile_rows(width), lambda m: _emit_project(e, width, m, arguments))
         return context.get_dummy_value()
 
     return types.void(like, vectors, *[types.intp] * 10), codegen
+
+
+@intrinsic
+def _project_wide(_typing, like, out, a, a_panel, inner, panels, weights, ahead, between):
+    def codegen(context, builder, sig, args):
+        _, out, a, a_panel, *operands = args
+        none = _integer(0)
+        _emit_project(_Emitter(builder, like.dtype), GROUP, 1, [out, none, a, none, a_panel, *operands], groups=2)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.intp] * 8), codegen
 
 
 @helper
@@ -255,16 +270,19 @@ def project_vector(like, rows, out, out_stride, a, a_stride, a_panel, inner, pan
 
 
 @helper
-def project(like, vectors, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead):
-    """out[m][v] += sum_p sum_k a[m][p][k] W[p][k][v] for GROUP vectors of columns, or one.
+def project(like, vectors, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead, between):
+    """out[m][v] += sum_p sum_k a[m][p][k] W[p][k][v] for GROUP vectors of columns, for one, or for two groups.
 
     out: rows of vectors at a byte stride. a: address of slot values of panel 0, ``a_stride`` bytes between rows,
-    ``a_panel`` between panels, ``inner`` contiguous elements a panel. weights: [panels][inner][vectors].
+    ``a_panel`` between panels, ``inner`` contiguous elements a panel. weights: [panels][inner][vectors]. Two groups
+    at once, ``between`` bytes apart, are for a single row: enough sums in flight to hide the FMA's latency.
     """
     if vectors == GROUP:
         project_group(like, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead)
-    else:
+    elif vectors == 1:
         project_vector(like, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead)
+    else:
+        _project_wide(like, out, a, a_panel, inner, panels, weights, ahead, between)
 
 
 def _emit_outer(e: _Emitter, vectors: int, columns: int, arguments: list[ir.Value]) -> None:
