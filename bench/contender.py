@@ -65,6 +65,8 @@ class Contender:
 
     def _prepare_variant(self, case: Case, variant: str, reference: str) -> dict[str, Any]:
         try:
+            if self._peer.cells is not None and case.cell not in self._peer.cells:
+                raise UnsupportedError(f"no {case.cell}")
             if case.mode not in self._peer.modes or case.device not in self._peer.devices:
                 raise UnsupportedError(f"no {case.mode} on {case.device}")
             started = time.perf_counter()

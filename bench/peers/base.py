@@ -12,11 +12,25 @@ from typing import Any, ClassVar
 from bench.cases import Case
 from bench.checks import Outputs
 
-__all__ = ["Peer", "Program", "UnsupportedError"]
+__all__ = ["PUBLISHED_CELLS", "Peer", "Program", "UnsupportedError"]
 
 
 class UnsupportedError(Exception):
     """The library has no such cell, mode, precision or device; the message says which."""
+
+
+PUBLISHED_CELLS = (
+    "rnn_tanh",
+    "rnn_relu",
+    "rnn_sigmoid",
+    "lstm",
+    "lstm_peephole",
+    "lstm_coupled",
+    "lstm_peephole_coupled",
+    "gru_reset_before",
+    "gru_reset_after",
+)
+"""What adapters that spell the equations know; a cell that is added later is theirs once they are taught it."""
 
 
 @dataclass
@@ -41,6 +55,8 @@ class Peer:
     """A library in a process of its own. The constructor imports it: ImportError means that it is not installed."""
 
     name: ClassVar[str]
+    cells: ClassVar[tuple[str, ...] | None] = None
+    """The cells that the adapter was written for; None: all that the tests' reference has."""
     modes: ClassVar[tuple[str, ...]] = ("forward", "training", "step")
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     variants: ClassVar[dict[str, tuple[str, ...]]] = {}

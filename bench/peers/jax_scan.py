@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from bench.cases import Case
 from bench.checks import Outputs
-from bench.peers.base import Peer, Program
+from bench.peers.base import PUBLISHED_CELLS, Peer, Program
 
 __all__ = ["JaxScan"]
 
@@ -85,6 +85,7 @@ class JaxScan(Peer):
     """XLA on the CPU. Its compiling is the first call; the thread pool takes its size from NPROC."""
 
     name = "jax"
+    cells = PUBLISHED_CELLS
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)

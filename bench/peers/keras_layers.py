@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.cases import Case
 from bench.checks import Outputs
-from bench.peers.base import Peer, Program, UnsupportedError
+from bench.peers.base import Peer, Program
 
 # Keras looks for TensorFlow unless told otherwise; take the first backend that is there.
 _BACKENDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
@@ -33,13 +33,11 @@ def _layer_and_weights(case: Case, params: dict[str, np.ndarray]) -> tuple[Any, 
         layer = keras.layers.SimpleRNN(case.H, activation=_ACTIVATION[case.cell], **options)
     elif case.cell == "lstm":
         layer = keras.layers.LSTM(case.H, **options)
-    elif case.cell.startswith("gru"):
+    else:
         layer = keras.layers.GRU(case.H, reset_after=case.cell == "gru_reset_after", **options)
         r, z, n = np.split(np.arange(3 * case.H), 3)
         order = np.concatenate([z, r, n])
         w_ih, w_hh, biases = w_ih[order], w_hh[order], biases[:, order]
-    else:
-        raise UnsupportedError(f"no {case.cell}")
     bias = biases if case.cell == "gru_reset_after" else biases.sum(axis=0)
     return layer, [w_ih.T, w_hh.T, bias]
 
@@ -48,6 +46,7 @@ class KerasLayers(Peer):
     """Inference as a Keras user runs it; batch-major input."""
 
     name = "keras"
+    cells = (*_ACTIVATION, "lstm", "gru_reset_before", "gru_reset_after")
     modes = ("forward",)
 
     def versions(self) -> dict[str, str]:

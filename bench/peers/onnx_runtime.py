@@ -10,7 +10,7 @@ import onnxruntime
 
 from bench.cases import Case
 from bench.checks import Outputs
-from bench.peers.base import Peer, Program, UnsupportedError
+from bench.peers.base import PUBLISHED_CELLS, Peer, Program, UnsupportedError
 from bench.peers.onnx_model import operator, serialized
 
 __all__ = ["OnnxRuntime"]
@@ -20,6 +20,7 @@ class OnnxRuntime(Peer):
     """One node, weights as initializers (so packed once, when the session is made); CPU execution provider."""
 
     name = "onnxruntime"
+    cells = PUBLISHED_CELLS
     modes = ("forward", "step")
 
     def versions(self) -> dict[str, str]:

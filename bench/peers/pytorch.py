@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.cases import Case
 from bench.checks import Outputs
-from bench.peers.base import Peer, Program
+from bench.peers.base import PUBLISHED_CELLS, Peer, Program
 
 __all__ = ["PyTorch"]
 
@@ -90,6 +90,7 @@ class PyTorch(Peer):
     """PyTorch in eager mode: ``inference_mode`` for forward, autograd for training."""
 
     name = "torch"
+    cells = PUBLISHED_CELLS
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
