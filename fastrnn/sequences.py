@@ -42,8 +42,13 @@ class Schedule:
         self.active = (B - np.cumsum(finished)).astype(np.int64)
         self.offset = np.concatenate(([0], np.cumsum(self.active[:-1]))).astype(np.int64)
         self.total = int(self.offset[-1])
+        self.addresses: np.ndarray | None = None  # a backend's own note of where the arrays lie
         for array in (self.order, self.lengths, self.active, self.offset):
             array.flags.writeable = False
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy's arrays lie elsewhere.
+        return {**self.__dict__, "addresses": None}
 
     def reversed(self) -> Schedule:
         """The same batch walked from each row's last valid step to its first."""

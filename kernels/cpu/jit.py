@@ -112,28 +112,30 @@ class Kernel:
 
     def __init__(self, function: Callable) -> None:
         self.function = function
+        self._compiled: dict[tuple[types.Type, ...], Any] = {}
         functools.update_wrapper(self, function)
 
-    @functools.cache  # noqa: B019 (kernels live as long as the module)
     def entry_point(self, *signature: types.Type) -> Callable:
         """The compiled function itself: calling it skips Numba's look at the arguments' types (0.2 us, not 0.8)."""
-        return self.compiled(*signature).entry_point
+        with _compiling:
+            if signature not in self._compiled:
+                self._compiled[signature] = self.compiled(*signature)
+            return self._compiled[signature].entry_point
 
     def compiled(self, *signature: types.Type) -> Any:
-        """Numba's compile result."""
-        with _compiling:
-            folder = cache_folder()
-            before = numba.config.CACHE_DIR
-            try:
-                numba.config.CACHE_DIR = str(folder / re.sub(r"\W", "_", str(signature[0]))) if folder else ""
-                dispatcher = numba.njit(cache=folder is not None, **_FLAGS)(self.function)
-            finally:
-                numba.config.CACHE_DIR = before
-            dispatcher.compile(signature)
-            return dispatcher.overloads[signature]
+        """Compile, or load from the cache: Numba's compile result."""
+        folder = cache_folder()
+        before = numba.config.CACHE_DIR
+        try:
+            numba.config.CACHE_DIR = str(folder / re.sub(r"\W", "_", str(signature[0]))) if folder else ""
+            dispatcher = numba.njit(cache=folder is not None, **_FLAGS)(self.function)
+        finally:
+            numba.config.CACHE_DIR = before
+        dispatcher.compile(signature)
+        return dispatcher.overloads[signature]
 
 
-_compiling = threading.Lock()
+_compiling = threading.RLock()
 kernel = Kernel
 
 

@@ -22,7 +22,7 @@ from .forward import forward as forward_kernel
 from .gradients import CHUNK_SCRATCH
 from .gradients import gradients as gradients_kernel
 from .layout import AHEAD_ROWS, TABLE_BYTES, Layer
-from .memory import address_of, aligned
+from .memory import Addressed, address_of, aligned
 from .packed import Accumulators, Packed, row_bytes, vectors
 from .plan import Plan, plan
 from .simd import VECTOR_BYTES
@@ -115,9 +115,12 @@ def prepare(packed: Packed, schedule: Schedule, keep: bool, threads: int) -> _Ru
     )  # fmt: skip
 
 
-def schedule_addresses(schedule: Schedule) -> list[int]:
-    """Addresses of a schedule's arrays, in the order of the argument block."""
-    return [address_of(a) for a in (schedule.order, schedule.lengths, schedule.active, schedule.offset)]
+def schedule_addresses(schedule: Schedule) -> np.ndarray:
+    """Addresses of a schedule's arrays, in the order of the argument block; kept with it, as most are used again."""
+    if schedule.addresses is None:
+        arrays = (schedule.order, schedule.lengths, schedule.active, schedule.offset)
+        schedule.addresses = np.array([address_of(a) for a in arrays], np.int64)
+    return schedule.addresses
 
 
 @lru_cache(maxsize=256)
@@ -162,7 +165,7 @@ def _states(arrays: tuple[np.ndarray | None, ...] | None) -> tuple[int, int, int
 
 
 @dataclass
-class Saved:
+class Saved(Addressed):
     """What forward keeps for backward: activations, over which backward writes dz, and the states."""
 
     memory: np.ndarray

@@ -6,6 +6,8 @@ integer to unbox a call, and a block that a stream prepares once and uses at eve
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -16,7 +18,8 @@ from numba.extending import intrinsic, models, register_model
 from .simd import llvm_scalar, pointer
 
 __all__ = [
-    "address_of", "aligned", "aligned_zeros", "read", "read_byte", "read_float", "read_int", "write_float", "write_int",
+    "Addressed", "address_of", "aligned", "aligned_zeros", "read", "read_byte", "read_float", "read_int", "write_float",
+    "write_int",
 ]  # fmt: skip
 
 _ALIGNMENT = 64
@@ -36,6 +39,13 @@ def aligned_zeros(count: int, dtype: np.dtype | type) -> np.ndarray:
     raw, address = aligned(count * dtype.itemsize, zero=True)
     start = address - address_of(raw)
     return raw[start : start + count * dtype.itemsize].view(dtype)
+
+
+class Addressed:
+    """Base of objects that know their memory by address: copies would point at the original's."""
+
+    def __reduce_ex__(self, protocol: int) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} refers to memory of this process: it cannot be copied or pickled")
 
 
 def address_of(array: np.ndarray | None) -> int:

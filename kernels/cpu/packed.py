@@ -15,7 +15,7 @@ from numba import types
 from fastrnn.cells import CELLS, Cell
 
 from .layout import Layer
-from .memory import address_of, aligned
+from .memory import Addressed, address_of, aligned
 from .packing import Batch, Kind, Record, fed_gates, move
 from .simd import VECTOR_BYTES
 from .tags import DTYPES, ElementType, Tag, panel_units
@@ -132,7 +132,7 @@ _FIRST_FIELD = Layer._fields.index("zero_row")
 _LAST_FIELD = Layer._fields.index("back_wh2")
 
 
-class Packed:
+class Packed(Addressed):
     """An immutable snapshot of one direction's parameters.
 
     Attributes: cell, dtype, I, H, U (vectors of hidden units), state_stride (bytes of a state row), and

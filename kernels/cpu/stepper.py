@@ -9,7 +9,7 @@ from fastrnn.sequences import Schedule
 
 from .forward import forward as forward_kernel
 from .layer import CALL_FIELDS, field, launcher, prepare
-from .memory import address_of
+from .memory import Addressed, address_of
 from .packed import Packed
 from .threads import get_num_threads, mailboxes
 
@@ -18,7 +18,7 @@ __all__ = ["Stepper", "stepper"]
 _X, _Y, _FIRST = field("x"), field("y"), field("first")
 
 
-class Stepper:
+class Stepper(Addressed):
     """A layer's run on input that arrives step by step; the state lives in the kernel's own two buffers.
 
     ``step(x, out)``: x (B, I) C-contiguous, out (B, H) C-contiguous, both of the layer's dtype.
