@@ -6,6 +6,7 @@ integer to unbox a call, and a block that a stream prepares once and uses at eve
 
 from __future__ import annotations
 
+import weakref
 from typing import NoReturn
 
 import numpy as np
@@ -26,11 +27,52 @@ _ALIGNMENT = 64
 _I64 = ir.IntType(64)
 
 
+class _Shelf:
+    """Large buffers that calls have finished with, for the next call.
+
+    Memory fresh from the operating system costs a page fault every 4 KB when it is first written: for the tape of
+    (T, B, H) = (100, 64, 512) as much time as the forward pass itself. Every operation is one dictionary call, so
+    that threads and finalizers need no lock.
+    """
+
+    def __init__(self, smallest: int, limit: int) -> None:
+        self.smallest, self.limit = smallest, limit
+        self.free: dict[int, np.ndarray] = {}
+
+    def take(self, size: int) -> np.ndarray | None:
+        """A free buffer of at least ``size`` bytes, at most twice that; or None."""
+        fitting = [(b.nbytes, key) for key, b in list(self.free.items()) if size <= b.nbytes <= 2 * size]
+        return self.free.pop(min(fitting)[1], None) if fitting else None
+
+    def give(self, buffer: np.ndarray) -> None:
+        """Put a buffer back; the oldest go where too much has come together."""
+        self.free[id(buffer)] = buffer
+        while sum(b.nbytes for b in list(self.free.values())) > self.limit:
+            self.free.pop(next(iter(self.free), 0), None)
+
+
+# Smaller buffers come from the C library's heap, which keeps its pages. The limit is what a process may hold idle.
+_shelf = _Shelf(smallest=4 << 20, limit=256 << 20)
+
+
 def aligned(size: int, zero: bool = False) -> tuple[np.ndarray, int]:
-    """Memory of ``size`` bytes: an array that owns it, and the address within it where a cache line starts."""
-    raw = (np.zeros if zero else np.empty)(size + _ALIGNMENT, np.uint8)
+    """Memory of ``size`` bytes: the array that owns it, and the address within it where a cache line starts.
+
+    Keep the array itself as long as the memory is used, not only a view of it.
+    """
+    size += _ALIGNMENT
+    if size < _shelf.smallest:
+        raw = (np.zeros if zero else np.empty)(size, np.uint8)
+        owner = raw
+    else:
+        found = _shelf.take(size)
+        raw = np.empty(size, np.uint8) if found is None else found
+        if zero:
+            raw.fill(0)
+        owner = raw[:]
+        weakref.finalize(owner, _shelf.give, raw).atexit = False
     address = address_of(raw)
-    return raw, address + -address % _ALIGNMENT
+    return owner, address + -address % _ALIGNMENT
 
 
 def aligned_zeros(count: int, dtype: np.dtype | type) -> np.ndarray:
