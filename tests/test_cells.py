@@ -103,7 +103,7 @@ def test_the_ends_of_the_activations(nonlinearity, dtype, tolerance):
 @pytest.mark.parametrize("cell", LAYERS)
 def test_uninitialised_memory_reaches_no_result(cell, monkeypatch):
     """The kernels' buffers come unfilled: whatever lies in them, NaN here, the bits are the same."""
-    kernels = importlib.import_module("fastrnn.kernels.cpu.layer")
+    memory = importlib.import_module("fastrnn.kernels.cpu.memory")
     problems = [
         Case(cell, dtype=dtype, num_layers=2, bidirectional=True, ragged=True, resets=True, **size).problem()
         for dtype in DTYPES
@@ -113,13 +113,15 @@ def test_uninitialised_memory_reaches_no_result(cell, monkeypatch):
 
     poisonings = []
 
-    def poisoned(*arguments):
-        array = kernels.aligned_zeros(*arguments)
-        array.view(np.uint8)[...] = 255  # of floats: NaN
-        poisonings.append(array.size)
-        return array
+    def poisoned(size, zero=False):
+        raw, address = memory.aligned(size, zero)
+        if not zero:
+            raw[...] = 255  # of floats: NaN
+            poisonings.append(size)
+        return raw, address
 
-    monkeypatch.setattr(kernels, "aligned_empty", poisoned)
+    for name in ("layer", "packed"):
+        monkeypatch.setattr(importlib.import_module(f"fastrnn.kernels.cpu.{name}"), "aligned", poisoned)
     for problem, arrays in zip(problems, want, strict=True):
         for name, array in layer_results(problem).named().items():
             np.testing.assert_array_equal(array, arrays[name], err_msg=name)
