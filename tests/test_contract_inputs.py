@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import fastrnn
 from tests.cases import DTYPES, LAYERS, Case
 from tests.checks import as_public, assert_close, layer_results, make_layer, reference_results, relative_error
 
@@ -201,3 +202,32 @@ def test_tiny_numbers(cell):
     got, want = layer_results(problem), reference_results(problem)
     for mine, theirs in zip((got.y, *got.state, got.dx), (want.y, *want.state, want.dx), strict=True):
         assert relative_error(mine, theirs) <= 1e-5
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_reset_before", "gru_reset_after"])
+def test_an_infinite_input_saturates_and_harms_no_gradient_of_the_state(cell):
+    """H = 17 leaves lanes without a unit, whose weights are 0: 0 · inf is NaN there, and must not leak."""
+    problem = Case(cell, T=3, B=2, H=17).problem()
+    layer = make_layer(problem)
+    x = problem.x.copy()
+    x[1, 0, 2] = np.inf
+    y, _, tape = layer.forward(x)
+    assert np.isfinite(y).all()
+    grads = layer.backward(tape, np.ones_like(y), input_grad=False)
+    for part in grads.state if isinstance(grads.state, tuple) else (grads.state,):
+        assert np.isfinite(part).all()
+
+
+def test_large_buffers_are_not_shared_by_calls_that_overlap():
+    """Tapes above the size at which memory is reused: one call's must not be another's while both live."""
+    layer = fastrnn.LSTM(32, 128, seed=0)
+    xs = [np.random.default_rng(n).standard_normal((64, 48, 32)).astype(np.float32) for n in range(3)]
+    alone = []
+    for x in xs:
+        y, _, tape = layer.forward(x)
+        alone.append((y, layer.backward(tape, np.ones_like(y)).flat))
+    tapes = [layer.forward(x) for x in xs]
+    for (y, _, tape), (y_alone, flat) in zip(tapes, alone, strict=True):
+        np.testing.assert_array_equal(y, y_alone)
+        np.testing.assert_array_equal(layer.backward(tape, np.ones_like(y), keep_tape=True).flat, flat)
+        np.testing.assert_array_equal(layer.backward(tape, np.ones_like(y)).flat, flat)

@@ -47,8 +47,12 @@ class _Shelf:
     def give(self, buffer: np.ndarray) -> None:
         """Put a buffer back; the oldest go where too much has come together."""
         self.free[id(buffer)] = buffer
-        while sum(b.nbytes for b in list(self.free.values())) > self.limit:
-            self.free.pop(next(iter(self.free), 0), None)
+        idle = sum(b.nbytes for b in list(self.free.values()))
+        for key in list(self.free):
+            if idle <= self.limit:
+                break
+            dropped = self.free.pop(key, None)
+            idle -= 0 if dropped is None else dropped.nbytes
 
 
 # Smaller buffers come from the C library's heap, which keeps its pages. The limit is what a process may hold idle.
@@ -78,8 +82,8 @@ def aligned(size: int, zero: bool = False) -> tuple[np.ndarray, int]:
 def aligned_zeros(count: int, dtype: np.dtype | type) -> np.ndarray:
     """A 1-D array of zeros whose first element starts a cache line."""
     dtype = np.dtype(dtype)
-    raw, address = aligned(count * dtype.itemsize, zero=True)
-    start = address - address_of(raw)
+    raw = np.zeros(count * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -address_of(raw) % _ALIGNMENT
     return raw[start : start + count * dtype.itemsize].view(dtype)
 
 
