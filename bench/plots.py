@@ -85,20 +85,24 @@ def _roofline(results: Results) -> Figure | None:
     for level, rate in limits["bytes"].items():
         corner = peak / (rate / 1e9)
         axes.plot([left, min(corner, right)], [left * rate / 1e9, min(peak, right * rate / 1e9)], color="#888888", lw=1)
-        axes.annotate(
+        x = left * 1.08
+        axes.text(
+            x,
+            x * rate / 1e9 * 1.06,
             f"{level} {rate / 1e9:.0f} GB/s",
-            (left, left * rate / 1e9),
-            xytext=(3, 3),
-            textcoords="offset points",
             fontsize=8,
             color="#555555",
+            rotation=45,
+            rotation_mode="anchor",
+            transform_rotates_text=True,
         )
     axes.axhline(peak, color="black", lw=1.2)
     axes.annotate(f"FMA peak {peak:.0f} GFLOP/s", (right, peak), ha="right", va="bottom", fontsize=8)
+    cells = list(_COLOURS)
     for (row, mine), x in zip(rows, intensities, strict=True):
         case = row["case"]
         axes.scatter(
-            x,
+            x * 1.035 ** (cells.index(case["cell"]) - 4),  # side by side: cells of one shape share an intensity
             row["flops"] / mine["seconds"] / 1e9,
             color=_COLOURS[case["cell"]],
             marker=_MARKERS[case["mode"]],
@@ -110,6 +114,8 @@ def _roofline(results: Results) -> Figure | None:
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(lowest / 2, peak * 2))
     axes.set_xlabel("floating-point operations per byte of recurrent weights")
     axes.set_ylabel("GFLOP/s")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_title(f"Every kernel under its limits\n{_subtitle(results)}", fontsize=10, loc="left")
     _legend(axes, {row["case"]["cell"] for row, _ in rows}, {row["case"]["mode"] for row, _ in rows})
     _style(axes)
@@ -161,7 +167,7 @@ def _speed_up_panel(axes: Axes, rows: list[tuple[dict, dict, tuple[str, dict]]],
         case = row["case"]
         middle, low, high = ratio(rival, mine)
         x = shapes.index(tuple(case[k] for k in "TBIH")) + (cells.index(case["cell"]) - (len(cells) - 1) / 2) * width
-        axes.bar(x, middle, width * 0.92, color=_COLOURS[case["cell"]], zorder=2)
+        axes.bar(x, middle - 1, width * 0.92, bottom=1, color=_COLOURS[case["cell"]], zorder=2)
         axes.plot([x, x], [low, high], color="black", lw=0.8, zorder=3)
         written = name + ("" if rival["native"] else "*")
         axes.annotate(
