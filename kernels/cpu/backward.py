@@ -42,7 +42,7 @@ from .memory import read, read_int, write_int
 from .simd import fill, lanes, load, load_part, store, store_part
 from .states import enter_rows, leave_rows
 from .tags import GROUP, compiled_where, h_slots, has_c, slots, tile_rows, two_phases, units, vector_bytes, x_slots
-from .threads import arrive, await_all, job, reset, run_job
+from .threads import arrive, await_all, job, meet, reset, run_job
 from .tiles import project
 
 __all__ = ["backward"]
@@ -387,10 +387,7 @@ def backward_share(cell, a, w, n):
         if two_phases(cell) and s < v.steps:
             # The tables still hold this step, from when its last phase was differentiated.
             step_share(cell, True, a, tables, scratch, s, first, stride, u_first, u_last)
-            if parties > 1:
-                arrivals += parties
-                arrive(v.barrier)
-                await_all(v.barrier, arrivals)
+            arrivals = meet(v.barrier, parties, arrivals)
         if s > 0:
             prepare_step(a, tables, s - 1, first, stride)
         step_share(cell, False, a, tables, scratch, s, first, stride, u_first, u_last)

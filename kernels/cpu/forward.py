@@ -51,7 +51,7 @@ from .tags import (
     wide,
     x_width,
 )
-from .threads import arrive, await_all, job, reset, run_job
+from .threads import job, meet, reset, run_job
 from .tiles import accumulate, accumulate_wide
 
 __all__ = ["forward"]
@@ -300,18 +300,12 @@ def forward_share(cell, a, w, n):
                 panel(cell, 0, 1), panel(cell, 0, 0), panel(cell, 0, 1), panel(cell, 0, 0),
                 a, tables, scratch, s, origin, first, stride, rows, u_first, u_last,
             )  # fmt: skip
-            if parties > 1:
-                arrivals += parties
-                arrive(v.barrier)
-                await_all(v.barrier, arrivals)
+            arrivals = meet(v.barrier, parties, arrivals)
         advance_zones(
             panel(cell, 1, 1), panel(cell, 1, 0), panel(cell, 0, 1), panel(cell, 0, 0),
             a, tables, scratch, s, origin, first, stride, rows, u_first, u_last,
         )  # fmt: skip
-        if parties > 1:
-            arrivals += parties
-            arrive(v.barrier)
-            await_all(v.barrier, arrivals)
+        arrivals = meet(v.barrier, parties, arrivals)
 
 
 forward_job = job(forward_share)

@@ -200,6 +200,16 @@ def await_all(barrier, arrivals):
             _add(barrier + _SLEEPERS, -1)
 
 
+@helper
+def meet(barrier, parties, arrivals):
+    """Arrive, and wait for all ``parties``; ``arrivals``: at this barrier so far. Returns the new count."""
+    if parties > 1:
+        arrivals += parties
+        arrive(barrier)
+        await_all(barrier, arrivals)
+    return arrivals
+
+
 @kernel
 def _work(mailbox, pool, w):
     """Body of worker ``w``: run jobs until one has the address 0."""
