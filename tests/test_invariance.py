@@ -34,11 +34,13 @@ def bits(problem, layer):
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
-# Shapes for each way of sharing the work: rows of the batch, hidden units, and steps too small to share.
+# Shapes for each way of sharing the work: rows of the batch, hidden units, hidden units with the input product of many
+# steps taken ahead, and steps too small to share.
 SHARED = {
     "rows": {"T": 5, "B": 37, "I": 60, "H": 80},
     "units": {"T": 5, "B": 5, "I": 60, "H": 260},
-    "single": {"T": 9, "B": 3, "I": 5, "H": 17},
+    "ahead": {"T": 70, "B": 2, "I": 60, "H": 260},
+    "single": {"T": 9, "B": 4, "I": 5, "H": 17},
 }
 
 
@@ -124,8 +126,8 @@ def test_pieces_of_a_sequence(cell, B):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_concurrent_callers(threads, frozen, set_threads):
     """Eight Python threads on one shared layer and on layers of their own get what one caller gets."""
-    shapes = [SHARED["units"], SHARED["rows"], SHARED["single"]]
-    cases = [Case(cell, dtype="float32", **shapes[k % 3]) for k, cell in enumerate(LAYERS)]
+    shapes = list(SHARED.values())
+    cases = [Case(cell, dtype="float32", **shapes[k % len(shapes)]) for k, cell in enumerate(LAYERS)]
     problems = [case.problem() for case in cases]
     layers = [make_layer(problem) for problem in problems]
     inputs = [problems[0], *(cases[0].problem(seed) for seed in range(1, 8))]
