@@ -78,9 +78,10 @@ def _compare(options: argparse.Namespace) -> int:
 
     before, after = load(options.before), load(options.after)
     found = changes(before, after)
+    loads = tuple(results["machine"].get("load") for results in (before, after))
     if not found:
         raise ValueError("the two files have no case in common that both timed")
-    print_table(comparison_table(found, drift(before, after)))
+    print_table(comparison_table(found, drift(before, after), loads))
     slower = [change for change in found if change.verdict == "slower"]
     terminal.print(f"{len(found)} compared, {len(slower)} slower beyond the noise")
     return 1 if slower else 0

@@ -13,6 +13,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from bench.cases import Case
+from bench.machine import QUIET_LOAD
 from bench.peers import OURS
 from bench.results import Results
 from bench.tables import Table, seconds_text
@@ -92,12 +93,15 @@ def changes(before: Results, after: Results) -> list[Change]:
     ]
 
 
-def comparison_table(found: list[Change], machine: float) -> Table:
-    """All changes, the slower ones marked."""
+def comparison_table(found: list[Change], machine: float, loads: tuple[float | None, ...] = ()) -> Table:
+    """All changes, the slower ones marked; ``loads`` are those that the machine had before the runs."""
     table = Table("after / before", ["case", "kernel", "before", "after", "ratio", "noise", ""])
     for c in sorted(found, key=lambda c: -c.ratio):
         mark = {"slower": "SLOWER", "faster": "faster", "same": ""}[c.verdict]
         times = [seconds_text(c.before_s), seconds_text(c.after_s)]
         table.rows.append([c.key, c.label, *times, f"{c.ratio:.3f}", f"±{c.noise:.3f}", mark])
     table.notes.append(f"the rivals' times changed by {machine:.3f}: the machine's part, taken out of the ratios")
+    busy = [load for load in loads if load is not None and load > QUIET_LOAD]
+    if busy:
+        table.notes.append(f"a run began on a busy machine (load {max(busy):.1f}): measure again before believing this")
     return table

@@ -11,7 +11,10 @@ from typing import Any
 from bench import ROOT
 from bench.limits import cache_sizes
 
-__all__ = ["available_cores", "commit", "describe", "physical_cores"]
+__all__ = ["QUIET_LOAD", "available_cores", "commit", "describe", "physical_cores"]
+
+QUIET_LOAD = 0.5
+"""With more than this wanted by other programs, figures on all cores are not to be trusted."""
 
 
 def available_cores() -> int:

@@ -73,7 +73,7 @@ def execute(plan: Plan, progress: Progress, keep: Callable[[Results], None]) -> 
     """
     results = skeleton(plan)
     load = results["machine"]["load"]
-    if load is not None and load > _QUIET_LOAD:
+    if load is not None and load > machine.QUIET_LOAD:
         progress.say(f"other programs are running (load {load:.1f}): expect figures that are too slow and uneven")
     try:
         compiled = _compile(plan, progress) if plan.cases else {}
@@ -88,8 +88,6 @@ def execute(plan: Plan, progress: Progress, keep: Callable[[Results], None]) -> 
     keep(results)
     return results
 
-
-_QUIET_LOAD = 0.5
 
 COMPILE_EFFORT = 5.0
 """About how many seconds one cell's kernels take to compile where the cache has none."""

@@ -61,11 +61,13 @@ def print_table(table: tables.Table) -> None:
     shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for i, column in enumerate(table.columns):
         shown.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    by_shape = table.columns.index("T,B,I,H") if "T,B,I,H" in table.columns else None
     previous = None
     for row in table.rows:
-        if previous not in (None, row[1]):
-            shown.add_section()
-        previous = row[1]
+        if by_shape is not None:
+            if previous not in (None, row[by_shape]):
+                shown.add_section()
+            previous = row[by_shape]
         shown.add_row(*row)
     terminal.print(shown)
     for note in table.notes:
