@@ -8,6 +8,7 @@ limits: {threads: {flops: {dtype: FLOP/s}, bytes: {level: B/s}, cache: {level: b
 cases: [{case: {cell, T, B, I, H, dtype, mode, device}, threads, compile_s, flops, streamed_bytes, limit, floor_s,
          entries: {"name" or "name variant": entry}}]
 workloads: {name: figures}
+elapsed_s: {stage of the run: seconds}
 complete: False if the run was broken off
 
 compile_s is the first call of our kernels on tiny shapes, in a process of its own: compiling, or loading from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -62,8 +63,16 @@ def skeleton(plan: Plan) -> Results:
         "limits": {},
         "cases": [],
         "workloads": {},
+        "elapsed_s": {},
         "complete": False,
     }
+
+
+@contextmanager
+def _elapsed(stage: str, results: Results) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    results["elapsed_s"][stage] = time.perf_counter() - started
 
 
 def execute(plan: Plan, progress: Progress, keep: Callable[[Results], None]) -> Results:
@@ -76,11 +85,14 @@ def execute(plan: Plan, progress: Progress, keep: Callable[[Results], None]) -> 
     if load is not None and load > machine.QUIET_LOAD:
         progress.say(f"other programs are running (load {load:.1f}): expect figures that are too slow and uneven")
     try:
-        compiled = _compile(plan, progress) if plan.cases else {}
+        with _elapsed("compiling", results):
+            compiled = _compile(plan, progress) if plan.cases else {}
         for threads in plan.threads:
-            _measure_at(threads, plan, compiled, progress, results, keep)
+            with _elapsed(f"cases, {threads} threads", results):
+                _measure_at(threads, plan, compiled, progress, results, keep)
         for name, workload in plan.workloads.items():
-            results["workloads"][name] = workload(max(plan.threads), progress)
+            with _elapsed(name, results):
+                results["workloads"][name] = workload(max(plan.threads), progress)
             keep(results)
         results["complete"] = True
     except KeyboardInterrupt:

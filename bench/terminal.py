@@ -119,5 +119,7 @@ def print_results(results: Results) -> None:
         terminal.print(f"\n{name}: {figures['summary']}")
         if figures.get("sample"):
             terminal.print(figures["sample"], style="dim", markup=False)
+    stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["elapsed_s"].items())
+    terminal.print(f"\nThe run took {sum(results['elapsed_s'].values()):.0f} s: {stages}")
     if not results["complete"]:
         terminal.print("This run was broken off.")
