@@ -47,9 +47,10 @@ def readme_table(results: Results) -> Table:
     """A few cells at two shapes: our times, and how many times as long each rival takes."""
     threads = max(results["settings"]["threads"])
     rows = _rows_by_case(results, threads)
-    training = [name for name in _SHOWN_RIVALS if name != "onnxruntime"]
-    columns = ["cell", "T,B,I,H", "forward", *(_SHOWN_RIVALS.values()), "forward + backward"]
-    table = Table("", columns + [_SHOWN_RIVALS[name] for name in training])
+    shown = {name: title for name, title in _SHOWN_RIVALS.items() if name in results["contenders"]}
+    training = [name for name in shown if name != "onnxruntime"]
+    columns = ["cell", "T,B,I,H", "forward", *shown.values(), "forward + backward"]
+    table = Table("", columns + [shown[name] for name in training])
     for shape in _README_SHAPES:
         for cell in _README_CELLS:
             forward, both = (rows.get((cell, shape, mode)) for mode in ("forward", "training"))
@@ -57,7 +58,7 @@ def readme_table(results: Results) -> Table:
                 continue
             table.rows.append(
                 [cell, ",".join(map(str, shape)), _time(forward)]
-                + [_against(forward, name) for name in _SHOWN_RIVALS]
+                + [_against(forward, name) for name in shown]
                 + [_time(both), *(_against(both, name) for name in training)]
             )
     return table

@@ -58,4 +58,5 @@ def load(path: Path) -> Results:
         raise ResultsError(f"{path}: not a results file of fastrnn's benchmark (no schema version)")
     if schema > SCHEMA:
         raise ResultsError(f"{path}: schema version {schema}, this code reads up to {SCHEMA}")
+    results.setdefault("elapsed_s", {})  # files of the first days lack it
     return results
