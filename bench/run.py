@@ -71,8 +71,10 @@ def skeleton(plan: Plan) -> Results:
 @contextmanager
 def _elapsed(stage: str, results: Results) -> Iterator[None]:
     started = time.perf_counter()
-    yield
-    results["elapsed_s"][stage] = time.perf_counter() - started
+    try:
+        yield
+    finally:
+        results["elapsed_s"][stage] = time.perf_counter() - started
 
 
 def execute(plan: Plan, progress: Progress, keep: Callable[[Results], None]) -> Results:
