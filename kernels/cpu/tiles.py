@@ -123,7 +123,6 @@ def _emit_accumulate(e: _Emitter, panel, rows: int, arguments: list[ir.Value], p
     A slot that only one product feeds is read or written beside the other's loop, so that it holds no register.
     """
     (z, z_stride, z_panel, init, init_stride, init_panel, *operands) = arguments
-    width = panel.units * VECTOR_BYTES
     x_range, h_range = (range(*(s * panel.units for s in fed)) for fed in (panel.phase.x_range, panel.phase.h_range))
     places = [(p, m) for p in range(panels) for m in range(rows)]
 
@@ -158,7 +157,6 @@ def _emit_accumulate(e: _Emitter, panel, rows: int, arguments: list[ir.Value], p
         for place, v in keys:
             if fed is h_range or v not in h_range:
                 e.store(sums[place, v], at(z, z_stride, z_panel, place, v))
-    assert width % VECTOR_BYTES == 0
 
 
 @intrinsic
