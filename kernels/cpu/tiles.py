@@ -287,6 +287,8 @@ def _emit_outer(e: _Emitter, vectors: int, columns: int, arguments: list[ir.Valu
     out, a_rows, a_offset, z_rows, z_offset, depth = arguments
     row_of_out = vectors * VECTOR_BYTES
     targets = [e.offset(e.offset(out, m, row_of_out), v, VECTOR_BYTES) for m in range(columns) for v in range(vectors)]
+    for target in targets:
+        e.prefetch(target)
 
     def over_rows(k, sums):
         a = e.builder.add(e.integer_at(e.offset(a_rows, k, 8)), a_offset)
