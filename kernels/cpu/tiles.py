@@ -211,21 +211,32 @@ def _emit_project(e: _Emitter, vectors: int, rows: int, arguments: list[ir.Value
     targets = [e.offset(e.offset(out, m, out_stride), v, VECTOR_BYTES) for m in range(rows) for v in range(width)]
     row_of_weights = vectors * VECTOR_BYTES
 
+    line = 64 // e.element_bytes
+
     def over_panels(p, sums):
         start = e.offset(a, p, a_panel)
         first = e.builder.mul(p, inner)
 
-        def over_slots(k, sums):
-            depth = e.builder.add(first, k)
-            e.prefetch(e.offset(ahead, depth, 64))
-            here = e.offset(weights, depth, row_of_weights)
-            places = [
-                e.offset(e.offset(here, g, between), v, VECTOR_BYTES) for g in range(groups) for v in range(vectors)
-            ]
-            columns = [e.offset(e.offset(start, m, a_stride), k, e.element_bytes) for m in range(rows)]
-            return e.multiply_add(columns, [e.load(place) for place in places], sums)
+        def over_lines(i, sums):
+            rows_here = [e.offset(e.offset(start, m, a_stride), i, 64) for m in range(rows)]
+            # Panels of one row lie too far apart for the hardware to guess the next.
+            for here in rows_here:
+                e.prefetch(e.builder.add(here, a_panel))
+            before = e.builder.add(first, e.builder.mul(i, _integer(line)))
 
-        return e.loop(inner, sums, over_slots)
+            def over_slots(k, sums):
+                depth = e.builder.add(before, k)
+                e.prefetch(e.offset(ahead, depth, 64))
+                here = e.offset(weights, depth, row_of_weights)
+                places = [
+                    e.offset(e.offset(here, g, between), v, VECTOR_BYTES) for g in range(groups) for v in range(vectors)
+                ]
+                columns = [e.offset(row, k, e.element_bytes) for row in rows_here]
+                return e.multiply_add(columns, [e.load(place) for place in places], sums)
+
+            return e.loop(_integer(line), sums, over_slots)
+
+        return e.loop(e.builder.sdiv(inner, _integer(line)), sums, over_lines)
 
     for total, target in zip(e.loop(panels, [e.load(t) for t in targets], over_panels), targets, strict=True):
         e.store(total, target)
