@@ -38,16 +38,20 @@ from .layout import (
     unit_slots,
     valid_lanes,
 )
-from .memory import read, read_int, write_int
+from .memory import prefetch, read, read_int, write_int
 from .simd import fill, lanes, load, load_part, store, store_part
 from .states import enter_rows, leave_rows
 from .tags import GROUP, compiled_where, h_slots, has_c, slots, tile_rows, two_phases, units, vector_bytes, x_slots
 from .threads import arrive, await_all, job, meet, reset, run_job
 from .tiles import project
 
-__all__ = ["backward"]
+__all__ = ["BLOCK_ROWS", "backward"]
 
 _GROUP_ROWS, _VECTOR_ROWS = tile_rows(GROUP), tile_rows(1)
+# A group's weights up to this size stay in the L2 cache from tile to tile; larger ones are taken in blocks, for many
+# rows each, whose sums then wait in the scratch.
+_CACHED_WEIGHTS, _BLOCK_WEIGHTS = 640 * 1024, 384 * 1024
+BLOCK_ROWS = 96
 
 
 @inlined
@@ -60,31 +64,45 @@ def clear_lanes(like, base, stride, H, u):
             store(load_part(like, here, valid), here)
 
 
-@helper
-def project_panels(full, tail, recurrent, like, a, vectors, m, out, out_row, step, n, r, r_stride, weights, tile):
-    """out += dz W over the slots of one phase that fed the recurrent (or the input) product, in both zones.
+@inlined
+def blocks_of(phase, inputs, a, tiles, vectors):
+    """In how many blocks of panels the slots are summed: more than one if the weights of a group exceed the cache."""
+    begin, end = h_slots(phase)
+    if inputs:
+        begin, end = x_slots(phase)
+    size = read(Layer, a).U * (end - begin) * lanes(phase) * vectors * vector_bytes(phase)
+    if tiles < 3 or size <= _CACHED_WEIGHTS:
+        return 1
+    return (size + _BLOCK_WEIGHTS - 1) // _BLOCK_WEIGHTS
 
-    out: m rows of ``vectors`` vectors; dz: the phase's slab at a step with n rows, rows r, r + r_stride, ...
+
+@helper
+def project_panels(full, tail, inputs, like, a, vectors, m, out, out_row, step, n, r, r_stride, weights, tile, p0, p1):
+    """out += dz W over the slots of one phase that fed the recurrent (or the input) product.
+
+    out: m rows of ``vectors`` vectors; dz: the phase's slab at a step with n rows, rows r, r + r_stride, ...; the
+    panels p0 <= p < p1 of the full zone, and with the last of them the tail zone.
     """
     v = read(Layer, a)
     alive = alive_rows(v.ahead, n)
-    begin, end = x_slots(full)
-    if recurrent:
-        begin, end = h_slots(full)
+    begin, end = h_slots(full)
+    if inputs:
+        begin, end = x_slots(full)
     bounds = full_units(full, v.U)
     depth = (end - begin) * lanes(full)
     row_bytes = min(vectors, GROUP) * vector_bytes(full)
     group_bytes = v.U * depth * row_bytes
     line = (tile & 3) * 64
-    if bounds > 0:
+    if p0 < p1:
         inner = depth * units(full)
         row = slab_row(full, v.ahead, v.U)
-        here = step + r * row + begin * units(full) * vector_bytes(full)
+        here = step + r * row + begin * units(full) * vector_bytes(full) + p0 * alive * panel_row(full)
+        first, block = weights + p0 * inner * row_bytes, (p1 - p0) * inner
         project(
-            like, vectors, m, out, out_row, here, r_stride * row, alive * panel_row(full), inner, bounds // units(full),
-            weights, weights + group_bytes + v.U * depth * line, group_bytes,
+            like, vectors, m, out, out_row, here, r_stride * row, alive * panel_row(full), inner, p1 - p0,
+            first, first + block * (row_bytes + line), group_bytes,
         )  # fmt: skip
-    if bounds < v.U:
+    if bounds < v.U and p1 == bounds // units(full):
         row = slab_row(tail, v.ahead, v.U)
         here = slab_panel(tail, step, alive, bounds) + r * row + begin * vector_bytes(tail)
         first = weights + bounds * depth * row_bytes
@@ -92,6 +110,84 @@ def project_panels(full, tail, recurrent, like, a, vectors, m, out, out_row, ste
             like, vectors, m, out, out_row, here, r_stride * row, alive * panel_row(tail), depth, v.U - bounds,
             first, first + group_bytes, group_bytes,
         )  # fmt: skip
+
+
+@helper
+def sum_block(full, tail, inputs, like, a, vectors, rows, out, step, n, r, stride, weights, block, blocks):
+    """Add one block of panels to the sums of some rows, tile by tile."""
+    d_row = vectors * vector_bytes(like)
+    limit = most_rows(vectors)
+    tiles = (rows + limit - 1) // limit
+    p0, p1 = share(full_units(full, read(Layer, a).U) // units(full), block, blocks)
+    for tile in range(tiles):
+        i, last = share(rows, tile, tiles)
+        project_panels(
+            full, tail, inputs, like, a, vectors, last - i, out + i * d_row, d_row, step, n, r + i * stride, stride,
+            weights, tile, p0, p1,
+        )  # fmt: skip
+
+
+@inlined
+def most_rows(vectors):
+    """Rows of a tile of so many vectors."""
+    if vectors == GROUP:
+        return _GROUP_ROWS
+    if vectors == 1:
+        return _VECTOR_ROWS
+    return 1
+
+
+@helper
+def sum_columns(full, tail, inputs, like, a, vectors, rows, out, step, n, r, stride, weights, blocks):
+    """out += dz W for a group of columns of some rows: all panels, block after block."""
+    for block in range(blocks):
+        sum_block(full, tail, inputs, like, a, vectors, rows, out, step, n, r, stride, weights, block, blocks)
+
+
+@helper
+def clear(like, out, count):
+    """Zero ``count`` vectors."""
+    zero = fill(like, 0.0)
+    for k in range(count):
+        store(zero, out + k * vector_bytes(like))
+
+
+@inlined
+def rows_at_once(rows, tiles, blocks, i):
+    """How many rows from i on are summed before they are differentiated: a tile's, or many where blocks return."""
+    limit = (rows + tiles - 1) // tiles
+    if blocks > 1:
+        limit = BLOCK_ROWS
+    return min(limit, rows - i)
+
+
+@helper
+def fetch(phase, gates, a, tables, m, i, s, r, r_stride, u_first, u_last):
+    """Ask for what ``differentiate`` will read: by then the product before it has hidden the way from memory."""
+    v = read(Layer, a)
+    alive, before = alive_rows(v.ahead, read_int(v.active + s * 8)), read_int(v.offset + s * 8)
+    slab = v.slab
+    if two_phases(phase):
+        slab = v.slab2
+    step, gate_step = slab_step(phase, slab, v.U, before), slab_step(gates, v.slab, v.U, before)
+    row_bytes, gate_row = slab_row(phase, v.ahead, v.U), slab_row(gates, v.ahead, v.U)
+    for e in range(m):
+        h_in = read_int(table_row(tables, v.B, Table.H_IN, i + e))
+        c_in = read_int(table_row(tables, v.B, Table.C_IN, i + e))
+        dy = read_int(table_row(tables, v.B, Table.Y, i + e))
+        for u in range(u_first, u_last):
+            at = u * vector_bytes(phase)
+            prefetch(h_in + at)
+            prefetch(dy + at)
+            if has_c(phase):
+                prefetch(c_in + at)
+            here = unit_slots(phase, step, alive, row_bytes, r + e * r_stride, u)
+            for slot in range(slots(phase)):
+                prefetch(here + slot * units(phase) * vector_bytes(phase))
+            if two_phases(phase):
+                here = unit_slots(gates, gate_step, alive, gate_row, r + e * r_stride, u)
+                for slot in range(slots(gates)):
+                    prefetch(here + slot * units(gates) * vector_bytes(gates))
 
 
 @helper
@@ -196,37 +292,31 @@ def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, st
     the rows whose last step s - 1 is. ``zone``, ``gate_zone``: panels of the last and first phase where u lies.
     """
     v = read(Layer, a)
-    n = 0
+    n = before = 0
     if s < v.steps:
-        n = read_int(v.active + s * 8)
+        n, before = read_int(v.active + s * 8), read_int(v.offset + s * 8)
     rows = own_rows(n, first, stride)
     d_row = vectors * vector_bytes(cell)
-    limit = 1
-    if vectors == GROUP:
-        limit = _GROUP_ROWS
-    elif vectors == 1:
-        limit = _VECTOR_ROWS
-    zero = fill(cell, 0.0)
-    tiles = (rows + limit - 1) // limit
+    tiles = (rows + most_rows(vectors) - 1) // most_rows(vectors)
+    blocks = blocks_of(panel(cell, 0, 1), False, a, tiles, vectors)
     i = 0
-    for tile in range(tiles):
-        m = (rows - i + tiles - tile - 1) // (tiles - tile)
-        r = first + i * stride
-        for k in range(m * vectors):
-            store(zero, scratch + k * vector_bytes(cell))
-        before = read_int(v.offset + s * 8)
+    while i < rows:
+        m, r = rows_at_once(rows, tiles, blocks, i), first + i * stride
+        clear(cell, scratch, m * vectors)
         if second:
-            weights = v.back_wh2 + u * panel_depth(panel(cell, 1, 1), v.U)
-            project_panels(
-                panel(cell, 1, 1), panel(cell, 1, 0), True, cell, a, vectors, m, scratch, d_row,
-                slab_step(panel(cell, 1, 1), v.slab2, v.U, before), n, r, stride, weights, tile,
+            sum_columns(
+                panel(cell, 1, 1), panel(cell, 1, 0), False, cell, a, vectors, m, scratch,
+                slab_step(panel(cell, 1, 1), v.slab2, v.U, before), n, r, stride,
+                v.back_wh2 + u * panel_depth(panel(cell, 1, 1), v.U), blocks,
             )  # fmt: skip
             differentiate_gates(gate_zone, a, tables, m, i, scratch, d_row, s, r, stride, u, u + vectors)
         else:
-            weights = v.back_wh + u * panel_depth(panel(cell, 0, 1), v.U)
-            project_panels(
-                panel(cell, 0, 1), panel(cell, 0, 0), True, cell, a, vectors, m, scratch, d_row,
-                slab_step(panel(cell, 0, 1), v.slab, v.U, before), n, r, stride, weights, tile,
+            if s > 0:
+                fetch(zone, gate_zone, a, tables, m, i, s - 1, r, stride, u, u + vectors)
+            sum_columns(
+                panel(cell, 0, 1), panel(cell, 0, 0), False, cell, a, vectors, m, scratch,
+                slab_step(panel(cell, 0, 1), v.slab, v.U, before), n, r, stride,
+                v.back_wh + u * panel_depth(panel(cell, 0, 1), v.U), blocks,
             )  # fmt: skip
             cut_at_resets(cell, a, m, scratch, d_row, vectors, s, r, stride, u)
             if s == 0:
@@ -288,27 +378,34 @@ def write_input_gradient(like, a, table, i, m, d, vectors, column):
 
 
 @helper
-def input_columns(cell, a, table, scratch, s, first, stride, i, m, tile, vectors, column):
-    """dx of m rows and a group of columns at step s: dz Wx over the slots of all phases."""
+def input_columns(cell, a, table, scratch, s, first, stride, i, last, vectors, column):
+    """dx of rows i, ..., last - 1 and a group of columns at step s: dz Wx over the slots of all phases."""
     v = read(Layer, a)
     n, before = read_int(v.active + s * 8), read_int(v.offset + s * 8)
-    r = first + i * stride
-    zero = fill(cell, 0.0)
-    for k in range(m * vectors):
-        store(zero, scratch + k * vector_bytes(cell))
-    row = vectors * vector_bytes(cell)
-    project_panels(
-        panel(cell, 0, 1), panel(cell, 0, 0), False, cell, a, vectors, m, scratch, row,
-        slab_step(panel(cell, 0, 1), v.slab, v.U, before), n, r, stride,
-        v.back_wx + column * input_depth(panel(cell, 0, 1), v.U), tile,
-    )  # fmt: skip
-    if two_phases(cell):
-        project_panels(
-            panel(cell, 1, 1), panel(cell, 1, 0), False, cell, a, vectors, m, scratch, row,
-            slab_step(panel(cell, 1, 1), v.slab2, v.U, before), n, r, stride,
-            v.back_wx2 + column * input_depth(panel(cell, 1, 1), v.U), tile,
+    tiles = (last - i + most_rows(vectors) - 1) // most_rows(vectors)
+    blocks = blocks_of(panel(cell, 0, 1), True, a, tiles, vectors)
+    end = last - i
+    done = 0
+    while done < end:
+        m, r = rows_at_once(end, tiles, blocks, done), first + (i + done) * stride
+        clear(cell, scratch, m * vectors)
+        for e in range(m):
+            row = read_int(table + (i + done + e) * 8)
+            for k in range(column, column + vectors):
+                prefetch(row + k * vector_bytes(cell))
+        sum_columns(
+            panel(cell, 0, 1), panel(cell, 0, 0), True, cell, a, vectors, m, scratch,
+            slab_step(panel(cell, 0, 1), v.slab, v.U, before), n, r, stride,
+            v.back_wx + column * input_depth(panel(cell, 0, 1), v.U), blocks,
         )  # fmt: skip
-    write_input_gradient(cell, a, table, i, m, scratch, vectors, column)
+        if two_phases(cell):
+            sum_columns(
+                panel(cell, 1, 1), panel(cell, 1, 0), True, cell, a, vectors, m, scratch,
+                slab_step(panel(cell, 1, 1), v.slab2, v.U, before), n, r, stride,
+                v.back_wx2 + column * input_depth(panel(cell, 1, 1), v.U), blocks,
+            )  # fmt: skip
+        write_input_gradient(cell, a, table, i + done, m, scratch, vectors, column)
+        done += m
 
 
 @helper
@@ -321,15 +418,16 @@ def input_gradient(cell, a, tables, scratch, s, first, stride, w, parties):
     count = (v.I + lanes(cell) - 1) // lanes(cell)
     groups = count // GROUP
     tiles = (rows + _GROUP_ROWS - 1) // _GROUP_ROWS
-    begin, end = share((groups + count % GROUP) * tiles, w, parties)
-    for task in range(begin, end):
+    task, end = share((groups + count % GROUP) * tiles, w, parties)
+    while task < end:
         column, tile = task // tiles, task % tiles
-        i, last = share(rows, tile, tiles)
-        if column < groups:
-            input_columns(cell, a, table, scratch, s, first, stride, i, last - i, tile, GROUP, column * GROUP)
-        else:
-            column += groups * (GROUP - 1)
-            input_columns(cell, a, table, scratch, s, first, stride, i, last - i, tile, 1, column)
+        taken = min(tiles - tile, end - task)
+        i, last = rows * tile // tiles, rows * (tile + taken) // tiles
+        vectors, at = GROUP, column * GROUP
+        if column >= groups:
+            vectors, at = 1, column + groups * (GROUP - 1)
+        input_columns(cell, a, table, scratch, s, first, stride, i, last, vectors, at)
+        task += taken
 
 
 @helper
@@ -348,15 +446,12 @@ def input_gradient_ahead(cell, a, table, scratch, w, n):
             t, b = time_of(a, s, r)
             write_int(table + k * 8, v.dx + t * v.dx_time + b * v.dx_batch)
             r += 1
-        tiles = (rows + _GROUP_ROWS - 1) // _GROUP_ROWS
         for group in range(first_group, last_group):
             vectors, column = GROUP, group * GROUP
             if group >= groups:
                 vectors, column = 1, group + groups * (GROUP - 1)
-            for tile in range(tiles):
-                i, last = share(rows, tile, tiles)
-                # In a row-major slab a packed row stands where row ``begin + i`` of step 0 would.
-                input_columns(cell, a, table, scratch, 0, begin, 1, i, last - i, tile, vectors, column)
+            # In a row-major slab a packed row stands where row ``begin + i`` of step 0 would.
+            input_columns(cell, a, table, scratch, 0, begin, 1, 0, rows, vectors, column)
 
 
 @helper

@@ -35,7 +35,7 @@ from .layout import (
     unit_slots,
     valid_lanes,
 )
-from .memory import read, read_int
+from .memory import prefetch, read, read_int
 from .simd import fill, lanes, load, store, store_part
 from .states import enter_rows, leave_rows
 from .tags import (
@@ -45,6 +45,7 @@ from .tags import (
     has_c,
     is_last,
     row_limit,
+    slots,
     two_phases,
     units,
     vector_bytes,
@@ -114,6 +115,14 @@ def finish(phase, gates, a, m, z, z_row, tables, i, u, gate_step, alive, r, r_st
 
 
 @helper
+def fetch(phase, m, z, z_row):
+    """Ask for the lines of the tape that a tile will write: by then its product has hidden the way to memory."""
+    for e in range(m):
+        for k in range(units(phase) * slots(phase)):
+            prefetch(z + e * z_row + k * vector_bytes(phase))
+
+
+@helper
 def packed_before(a, s, origin):
     """Packed rows before step s, as far as they have places in the slab; ``origin``: those before the chunk."""
     v = read(Layer, a)
@@ -171,6 +180,8 @@ def advance(phase, gates, a, tables, scratch, s, origin, first, stride, rows, u_
             init, init_row, init_panel = bias + number * bias_panel, 0, bias_panel
             if v.ahead:
                 init, init_row, init_panel = z, z_row, z_panel
+            if v.keep:
+                fetch(phase, m, z, z_row)
             # A tile prefetches one line a step of k; four tiles together the whole next panel.
             line = (tile & 3) * 64
             x_table, h_table = table_row(tables, v.B, Table.X, i), table_row(tables, v.B, operands, i)

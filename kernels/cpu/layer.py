@@ -17,6 +17,7 @@ from numba import types
 from fastrnn.cells import CELLS, Cell
 from fastrnn.sequences import Schedule
 
+from .backward import BLOCK_ROWS
 from .backward import backward as backward_kernel
 from .forward import forward as forward_kernel
 from .gradients import CHUNK_SCRATCH
@@ -26,13 +27,13 @@ from .memory import Addressed, address_of, aligned
 from .packed import Accumulators, Packed, row_bytes, vectors
 from .plan import Plan, plan
 from .simd import VECTOR_BYTES
-from .tags import DTYPES, CellType, Tag
+from .tags import DTYPES, GROUP, CellType, Tag
 from .threads import BARRIER_BYTES, get_num_threads, mailboxes
 
 __all__ = ["Saved", "backward", "forward", "pack"]
 
-# The largest tile, and room so that two threads' scratch never shares a line.
-_TILE_SCRATCH = 9 * 8 * VECTOR_BYTES + 256
+# The sums of as many rows as wait for each other, and room so that two threads' scratch never shares a line.
+_TILE_SCRATCH = BLOCK_ROWS * GROUP * VECTOR_BYTES + 256
 _FIELD = {name: index for index, name in enumerate(Layer._fields)}
 
 

@@ -16,11 +16,11 @@ from numba.core.imputils import lower_getattr_generic
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import intrinsic, models, register_model
 
-from .simd import llvm_scalar, pointer
+from .simd import llvm_scalar, pointer, prefetch_at
 
 __all__ = [
-    "Addressed", "address_of", "aligned", "aligned_zeros", "read", "read_byte", "read_float", "read_int", "write_float",
-    "write_int",
+    "Addressed", "address_of", "aligned", "aligned_zeros", "prefetch", "read", "read_byte", "read_float", "read_int",
+    "write_float", "write_int",
 ]  # fmt: skip
 
 _ALIGNMENT = 64
@@ -156,6 +156,17 @@ def write_int(_typing, address, value):
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), codegen
+
+
+@intrinsic
+def prefetch(_typing, address):
+    """Ask for the cache line at ``address``; any address is allowed."""
+
+    def codegen(context, builder, sig, args):
+        prefetch_at(builder, args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
 
 
 @intrinsic

@@ -100,6 +100,13 @@ def splat(builder: ir.IRBuilder, scalar: ir.Value, vector: ir.VectorType) -> ir.
     return builder.shuffle_vector(first, undefined, lanes_of_zero)
 
 
+def prefetch_at(builder: ir.IRBuilder, address: ir.Value) -> None:
+    """Ask for the cache line at ``address``; any address is allowed."""
+    line = pointer(builder, address, ir.IntType(8))
+    read, keep, data = (ir.Constant(_I32, n) for n in (0, 3, 1))
+    call(builder, "llvm.prefetch.p0", [line, read, keep, data], ir.VoidType())
+
+
 def call(builder: ir.IRBuilder, name: str, arguments: list[ir.Value], result: ir.Type | None = None) -> ir.Value:
     """Call an LLVM intrinsic or a C function by name."""
     signature = ir.FunctionType(result or arguments[0].type, [a.type for a in arguments])

@@ -23,12 +23,12 @@ from numba import types
 from numba.extending import intrinsic
 
 from .jit import helper
-from .simd import VECTOR_BYTES, call, fma_at, llvm_scalar, llvm_vector, load_at, pointer, splat, store_at
+from .simd import VECTOR_BYTES, fma_at, llvm_scalar, llvm_vector, load_at, pointer, prefetch_at, splat, store_at
 from .tags import GROUP, panels_at_once, tile_rows
 
 __all__ = ["accumulate", "accumulate_wide", "outer_all", "outer_h", "outer_x", "project"]
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_I64 = ir.IntType(64)
 
 
 def _integer(value: int) -> ir.Constant:
@@ -60,9 +60,7 @@ class _Emitter:
         return splat(self.builder, scalar, llvm_vector(self.dtype))
 
     def prefetch(self, address: ir.Value) -> None:
-        line = pointer(self.builder, address, ir.IntType(8))
-        read, keep, data = (ir.Constant(_I32, n) for n in (0, 3, 1))
-        call(self.builder, "llvm.prefetch.p0", [line, read, keep, data], ir.VoidType())
+        prefetch_at(self.builder, address)
 
     def loop(
         self, count: ir.Value, carried: list[ir.Value], body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]]
