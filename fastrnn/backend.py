@@ -80,11 +80,11 @@ class Backend(Protocol):
         dfinal: Sequence[NDArray[Any] | None] | None,
         dx: NDArray[Any] | None,
         dinitial: tuple[NDArray[Any], ...],
-        grads: dict[str, NDArray[Any] | None],
+        grads: tuple[NDArray[Any] | None, ...],
         consume: bool = True,
         accumulate_dx: bool = False,
     ) -> None:
-        """Fill dx (or add to it) and dinitial, add into grads; overwrite saved if consume."""
+        """Fill dx (or add to it) and dinitial, add into grads (w_ih, w_hh, ...); overwrite saved if consume."""
 
     def stepper(self, cell: Cell, packed: Any, B: int) -> Stepper:
         """A step-by-step walk from a zero state."""

@@ -296,7 +296,7 @@ def _backward(
                 _of(dfinals, index),
                 below,
                 _of(dinitials, index),
-                grads.parameters.weights[index]._asdict(),
+                grads.parameters.weights[index],
                 consume=not keep,
                 accumulate_dx=d > 0 or (accumulate and k == 0),
             )

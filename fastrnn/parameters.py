@@ -109,18 +109,25 @@ class ParameterDict(dict[str, NDArray[Any]]):
 
 
 class FlatParameters:
-    """A flat buffer and its views: ``views`` by public name, ``weights`` by layer * directions + direction."""
+    """A flat buffer and its views: ``weights`` by layer * directions + direction, ``views`` by public name."""
 
-    __slots__ = ("flat", "layout", "views", "weights")
+    __slots__ = ("_views", "flat", "layout", "weights")
 
     def __init__(self, layout: Layout, flat: NDArray[Any]) -> None:
         self.layout = layout
         self.flat = flat
-        self.views = ParameterDict((e.name, flat[e.start : e.stop].reshape(e.shape)) for e in layout)
         fields: list[dict[str, NDArray[Any]]] = [{} for _ in range(layout[-1].part + 1)]
-        for e in layout:
-            fields[e.part][e.field] = self.views[e.name]
-        self.weights = tuple(Weights(**f) for f in fields)
+        for _, shape, start, stop, part, field in layout:
+            fields[part][field] = flat[start:stop].reshape(shape)
+        self.weights = tuple([Weights(**f) for f in fields])
+        self._views: ParameterDict | None = None
+
+    @property
+    def views(self) -> ParameterDict:
+        """Public name -> view, in the flat buffer's order; made when first asked for."""
+        if self._views is None:
+            self._views = ParameterDict((e.name, getattr(self.weights[e.part], e.field)) for e in self.layout)
+        return self._views
 
     def set_writeable(self, writeable: bool) -> None:
         """Make the buffer and every view read-only, or writeable again."""

@@ -7,6 +7,7 @@ integer to unbox a call, and a block that a stream prepares once and uses at eve
 from __future__ import annotations
 
 import weakref
+from ctypes import c_size_t
 from typing import NoReturn
 
 import numpy as np
@@ -16,11 +17,10 @@ from numba.core.imputils import lower_getattr_generic
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import intrinsic, models, register_model
 
-from .simd import llvm_scalar, pointer, prefetch_at
+from .simd import pointer, prefetch_at
 
 __all__ = [
-    "Addressed", "address_of", "aligned", "aligned_zeros", "prefetch", "read", "read_byte", "read_float", "read_int",
-    "write_float", "write_int",
+    "Addressed", "address_of", "aligned", "aligned_zeros", "prefetch", "read", "read_byte", "read_int", "write_int",
 ]  # fmt: skip
 
 _ALIGNMENT = 64
@@ -94,9 +94,24 @@ class Addressed:
         raise TypeError(f"{type(self).__name__} refers to memory of this process: it cannot be copied or pickled")
 
 
+# NumPy's binary interface puts the address of the elements right behind the object's head.
+_DATA = object.__basicsize__
+
+
 def address_of(array: np.ndarray | None) -> int:
-    """Address of the first element; 0 for None."""
+    """Address of the first element; 0 for None.
+
+    Reading it from the object takes 0.15 us, ``__array_interface__`` 0.8: half the time of a small call.
+    """
+    return 0 if array is None else c_size_t.from_address(id(array) + _DATA).value
+
+
+def _interface_address(array: np.ndarray | None) -> int:
     return 0 if array is None else array.__array_interface__["data"][0]
+
+
+if address_of(probe := np.empty(3)) != _interface_address(probe):  # another interpreter's objects
+    address_of = _interface_address
 
 
 class BlockView(types.Type):
@@ -177,24 +192,3 @@ def read_byte(_typing, address):
         return builder.zext(builder.load(pointer(builder, args[0], ir.IntType(8))), _I64)
 
     return types.intp(types.intp), codegen
-
-
-@intrinsic
-def read_float(_typing, like, address):
-    """The element of ``like.dtype`` at ``address``."""
-    kind = llvm_scalar(like.dtype)
-    return like.dtype(like, types.intp), lambda context, builder, sig, args: builder.load(
-        pointer(builder, args[1], kind)
-    )
-
-
-@intrinsic
-def write_float(_typing, like, address, value):
-    """Store ``value`` as an element of ``like.dtype`` at ``address``."""
-
-    def codegen(context, builder, sig, args):
-        scalar = context.cast(builder, args[2], sig.args[2], like.dtype)
-        builder.store(scalar, pointer(builder, args[1], llvm_scalar(like.dtype)))
-        return context.get_dummy_value()
-
-    return types.void(like, types.intp, value), codegen

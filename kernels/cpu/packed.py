@@ -6,7 +6,9 @@ then fills in addresses and runs one kernel.
 
 from __future__ import annotations
 
+from ctypes import addressof, c_char
 from functools import lru_cache
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from .tags import DTYPES, ElementType, Tag, panel_units
 from .threads import get_num_threads, mailboxes
 
 __all__ = ["Accumulators", "Packed", "row_bytes", "vectors"]
+
+_SOURCES = ("w_ih", "w_hh", "b_ih", "b_hh", "peephole")
 
 # Below this size a second thread costs more than it brings.
 _SMALLEST_SHARED = 1 << 18
@@ -47,8 +51,8 @@ class _Map:
         self.stride = row_bytes(self.U)
         self.size = 0
         self.place: dict[str, int] = {}
-        self.pack_records: list[tuple[str, Record]] = []
-        self.unpack_records: list[tuple[str, Record]] = []
+        self._packing: list[Record] = []
+        self._unpacking: list[Record] = []
         self.keep_alive: list[np.ndarray] = []
         for index, phase in enumerate(self.cell.phases):
             number = "2" if index else ""
@@ -59,24 +63,39 @@ class _Map:
                 common = {"gates": gates, "H": H, "K": K, "U": self.U, "F": F, "P": P}
                 weight = "w_ih" if side == "x" else "w_hh"
                 at = self._reserve(f"w{side}{number}", self.U * F * K * VECTOR_BYTES)
-                self._record(weight, at, Kind.SET_PANELS, Kind.ADD_PLAIN, common)
+                self._record(weight, at, Kind.PACK_PANELS, Kind.UNPACK_PANELS, common)
                 if backward:
                     columns = vectors(K, dtype)
                     at = self._reserve(f"back_w{side}{number}", self.U * F * columns * VECTOR_BYTES * self._lanes)
-                    self._record(weight, at, Kind.SET_COLUMNS, None, common)
+                    self._record(weight, at, Kind.PACK_COLUMNS, None, common)
             S = len(phase.slots)
             at = self._reserve(f"bias{number}", self.U * S * VECTOR_BYTES)
             if has_bias:
-                for bias, fed, kind in (("b_ih", phase.x, Kind.SET_PANELS), ("b_hh", phase.h, Kind.ADD_PANELS)):
+                for bias, fed, kind in (("b_ih", phase.x, Kind.PACK_VECTORS), ("b_hh", phase.h, Kind.ADD_VECTORS)):
                     gates = self._address(fed_gates(self.cell, fed, all_slots=True))
-                    common = {"gates": gates, "H": H, "K": 1, "U": self.U, "F": S, "P": P}
-                    self._record(bias, at, kind, Kind.ADD_PLAIN, common)
+                    common = {"gates": gates, "H": H, "K": 0, "U": self.U, "F": S, "P": P}
+                    self._record(bias, at, kind, Kind.UNPACK_VECTORS, common)
         if self.cell.peepholes:
             count = len(self.cell.peepholes)
             at = self._reserve("peephole", count * self.stride)
-            common = {"gates": 0, "H": H, "K": self.stride, "U": self.U, "F": count, "P": 0}
-            self._record("peephole", at, Kind.SET_ROWS, Kind.ADD_ROWS, common)
-        self.fields = {name: offset for name, offset in self.place.items() if name in Layer._fields}
+            gates = self._address(np.arange(count, dtype=np.int64))
+            common = {"gates": gates, "H": H, "K": self.stride, "U": self.U, "F": count, "P": 0}
+            self._record("peephole", at, Kind.PACK_VECTORS, Kind.UNPACK_VECTORS, common)
+        self.packing, self.unpacking = (np.array(records, np.int64) for records in (self._packing, self._unpacking))
+        self._map_fields()
+
+    def _map_fields(self) -> None:
+        """Which fields of an argument block hold which offset: of the weights, and of their gradients."""
+        single = len(self.cell.phases) == 1  # then the last phase is the first
+        offsets = dict(self.place)
+        if single:
+            offsets |= {
+                f"{name}2": offsets[name] for name in ("bias", "wx", "wh", "back_wx", "back_wh") if name in offsets
+            }
+        self.weights = _Fields("zero_row", "back_wh2", offsets)
+        self.gradients = _Fields(
+            "gradient_bias", "gradient_peephole", {f"gradient_{name}": at for name, at in self.place.items()}
+        )
 
     @property
     def _lanes(self) -> int:
@@ -92,10 +111,26 @@ class _Map:
         return self.place[name]
 
     def _record(self, source: str, at: int, pack: Kind, unpack: Kind | None, common: dict[str, int]) -> None:
-        record = Record(kind=int(pack), plain=0, plain_stride=0, packed=at, **common)
-        self.pack_records.append((source, record))
+        record = Record(kind=int(pack), source=_SOURCES.index(source), packed=at, **common)
+        self._packing.append(record)
         if unpack is not None:
-            self.unpack_records.append((source, record._replace(kind=int(unpack))))
+            self._unpacking.append(record._replace(kind=int(unpack)))
+
+
+class _Fields:
+    """A run of fields of the argument block, some of which are addresses in one piece of memory."""
+
+    def __init__(self, first: str, last: str, offsets: dict[str, int]) -> None:
+        names = Layer._fields[Layer._fields.index(first) : Layer._fields.index(last) + 1]
+        self.names = names
+        self.present = np.array([name in offsets for name in names], np.int64)
+        self.offsets = np.array([offsets.get(name, 0) for name in names], np.int64)
+
+    def at(self, base: int) -> np.ndarray:
+        """The addresses for memory at ``base``; 0 where a field is absent."""
+        addresses: np.ndarray = self.present * base
+        addresses += self.offsets
+        return addresses
 
 
 _map = lru_cache(maxsize=256)(_Map)
@@ -107,29 +142,26 @@ def _entry(dtype: str) -> tuple[Any, Tag]:
     return move.entry_point(tag.type, types.intp, types.intp, types.intp), tag
 
 
-_PLAIN, _STRIDE, _PACKED = (Record._fields.index(name) for name in ("plain", "plain_stride", "packed"))
+_BATCH = Struct(f"{len(Batch._fields)}q")
+_ARRAYS = Struct(f"{len(_SOURCES)}q")
 
 
-def _move(records: list[tuple[str, Record]], base: int, size: int, arrays: dict[str, Any], dtype: str) -> None:
-    """Run the records between the plain ``arrays`` and the packed memory at ``base``."""
-    table = np.array([record for _, record in records], np.int64)
-    table[:, _PACKED] += base
-    table[:, _PLAIN] = [address_of(arrays[source]) for source, _ in records]
-    table[:, _STRIDE] = [arrays[source].strides[0] for source, _ in records]
-    batch = np.array(Batch(address_of(table), len(table)), np.int64)
+def _move(records: np.ndarray, base: int, size: int, arrays: tuple[np.ndarray | None, ...], dtype: str) -> None:
+    """Run the records between ``arrays``, in the order of ``_SOURCES``, and the packed memory at ``base``."""
+    block = bytearray(_BATCH.size + _ARRAYS.size)
+    here = addressof(c_char.from_buffer(block))
+    _BATCH.pack_into(block, 0, address_of(records), len(records), base, here + _BATCH.size)
+    _ARRAYS.pack_into(block, _BATCH.size, *map(address_of, arrays))
     threads = get_num_threads() if size > _SMALLEST_SHARED else 1
     entry, tag = _entry(dtype)
-    entry(tag, address_of(batch), mailboxes(threads), threads)
+    entry(tag, here, mailboxes(threads), threads)
 
 
 @lru_cache(maxsize=64)
-def _constants(dtype: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _constants(dtype: str, size: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """A row of zeros and a one, and the addresses of both, in the order of the argument block."""
     zeros, one = np.zeros(size // np.dtype(dtype).itemsize, dtype), np.ones(1, dtype)
-    return zeros, one
-
-
-_FIRST_FIELD = Layer._fields.index("zero_row")
-_LAST_FIELD = Layer._fields.index("back_wh2")
+    return zeros, one, (address_of(zeros), address_of(one))
 
 
 class Packed(Addressed):
@@ -139,39 +171,39 @@ class Packed(Addressed):
     ``addresses``, what belongs in the parameters' part of a kernel's argument block (``Packed.fields``).
     """
 
-    fields = slice(_FIRST_FIELD, _LAST_FIELD + 1)
+    fields = slice(Layer._fields.index("zero_row"), Layer._fields.index("back_wh2") + 1)
 
-    def __init__(self, cell: Cell, parameters: dict[str, np.ndarray | None], backward: bool) -> None:
-        w_ih, w_hh = parameters["w_ih"], parameters["w_hh"]
+    def __init__(self, cell: Cell, parameters: tuple[np.ndarray | None, ...], backward: bool) -> None:
+        w_ih, w_hh, b_ih, *_ = parameters
         assert w_ih is not None and w_hh is not None
         self.cell, self.dtype = cell, w_ih.dtype.name
         self.I, self.H = w_ih.shape[1], w_hh.shape[1]
-        self.has_bias = parameters["b_ih"] is not None
-        layout = _map(cell.name, self.dtype, self.I, self.H, backward, self.has_bias)
+        self.has_bias = b_ih is not None
+        self.layout = layout = _map(cell.name, self.dtype, self.I, self.H, backward, self.has_bias)
         self.U, self.state_stride = layout.U, layout.stride
         self._memory, base = aligned(layout.size)
         if not self.has_bias:
             self._memory[:] = 0
-        _move(layout.pack_records, base, layout.size, parameters, self.dtype)
+        _move(layout.packing, base, layout.size, parameters, self.dtype)
         # The zero row also stands in for rows of dy.
-        self._zeros, self._one = _constants(self.dtype, self.state_stride)
-        places = {name: base + offset for name, offset in layout.fields.items()}
-        if len(cell.phases) == 1:
-            places |= {
-                name + "2": places[name] for name in ("bias", "wx", "wh", "back_wx", "back_wh") if name in places
-            }
-        places |= {"zero_row": address_of(self._zeros), "ones": address_of(self._one)}
-        self.addresses = np.array([places.get(name, 0) for name in Layer._fields[self.fields]], np.int64)
+        self._zeros, self._one, constants = _constants(self.dtype, self.state_stride)
+        self.addresses = layout.weights.at(base)
+        self.addresses[:2] = constants
 
 
 class Accumulators:
-    """Packed gradients, zeros at first; ``add_to`` brings them back to PyTorch's layout."""
+    """Packed gradients, zeros at first; ``add_to`` brings them back to PyTorch's layout.
+
+    ``addresses``: what belongs in the gradients' part of a kernel's argument block (``Accumulators.fields``).
+    """
+
+    fields = slice(Layer._fields.index("gradient_bias"), Layer._fields.index("gradient_peephole") + 1)
 
     def __init__(self, packed: Packed) -> None:
         self._map = _map(packed.cell.name, packed.dtype, packed.I, packed.H, False, packed.has_bias)
         self._memory, self._base = aligned(self._map.size, zero=True)
-        self.addresses = {f"gradient_{name}": self._base + at for name, at in self._map.fields.items()}
+        self.addresses = self._map.gradients.at(self._base)
 
-    def add_to(self, arrays: dict[str, np.ndarray | None]) -> None:
-        """Add into arrays shaped as the parameters are."""
-        _move(self._map.unpack_records, self._base, self._map.size, arrays, self._map.dtype)
+    def add_to(self, arrays: tuple[np.ndarray | None, ...]) -> None:
+        """Add into arrays shaped as the parameters are, in the order w_ih, w_hh, b_ih, b_hh, peephole."""
+        _move(self._map.unpacking, self._base, self._map.size, arrays, self._map.dtype)

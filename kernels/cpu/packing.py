@@ -3,9 +3,9 @@
 Legend: G gates, K columns (I or H), F slots fed by the product at hand, P unit vectors a panel, L lanes.
 
 ``(G*H, K)``                 PyTorch's: gate by gate, hidden unit by hidden unit
-``[panel][K][F][P][L]``      ``pack_panels``: forward, each step of k reads the next F * P vectors
-``[group][panel][F][P][L][columns]``  ``pack_columns``: backward, each slot value reads its row of a group of columns
-``[panel][S][P][L]``         biases
+``[panel][K][F][P][L]``      forward, each step of k reads the next F * P vectors
+``[group][panel][F][P][L][columns]``  backward, each slot value reads its row of a group of columns
+``[panel][S][P][L]``         biases; ``[F][stride]`` peephole weights
 
 Units past H are zeros. Which gate feeds which slot comes from the cell table, as an array of gate numbers, so these
 kernels are compiled once a dtype, not once a cell.
@@ -17,13 +17,26 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from fastrnn.cells import Cell
 
 from .jit import helper, inlined, kernel
 from .layout import share
-from .memory import read, read_float, read_int, write_float
-from .simd import fill, lanes, load, load_part, store, store_part
+from .memory import read, read_int
+from .simd import (
+    VECTOR_BYTES,
+    fill,
+    lanes,
+    load,
+    load_part,
+    load_part_at,
+    store,
+    store_part,
+    store_part_at,
+)
 from .tags import GROUP, element_bytes, vector_bytes
 from .threads import job, run_job
 
@@ -34,34 +47,84 @@ _BLOCK = 64
 
 
 class Record(NamedTuple):
-    """One matrix, bias or set of peephole rows to move; a list of them is the argument block."""
+    """One matrix, or set of vectors, to move; a list of them is part of the argument block."""
 
     kind: int
-    plain: int
-    plain_stride: int
-    packed: int
+    source: int  # which of the batch's arrays in PyTorch's layout
+    packed: int  # offset from the batch's base
     gates: int  # address of the number of the gate that feeds each slot; -1: none
     H: int
-    K: int
+    K: int  # columns of a matrix; for vectors 0, or the bytes between the rows of slots outside panels
     U: int
     F: int
     P: int
 
 
 class Batch(NamedTuple):
-    """Argument block: where the records are, and how many."""
+    """Argument block: the records, where packed memory starts, and the addresses of the arrays."""
 
     records: int
     count: int
+    base: int
+    arrays: int
 
 
 class Kind(IntEnum):
-    """What is done with a record. A bias is a matrix with one column."""
+    """What is done with a record: matrices and vectors (biases, peephole weights) are packed, or added back."""
 
-    SET_PANELS, ADD_PANELS, ADD_PLAIN, SET_COLUMNS, SET_ROWS, ADD_ROWS = range(6)
+    PACK_PANELS, UNPACK_PANELS, PACK_COLUMNS, PACK_VECTORS, ADD_VECTORS, UNPACK_VECTORS = range(6)
 
 
 RECORD_BYTES = 8 * len(Record._fields)
+
+
+def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """Eklundh's transposition: at each power of two, blocks off the diagonal change places."""
+    count = len(rows)
+    rows, lanes = list(rows), range(count)
+    size = 1
+    while size < count:
+        upper = [lane if not lane & size else count + lane - size for lane in lanes]
+        lower = [lane + size if not lane & size else count + lane for lane in lanes]
+        for i in range(count):
+            if not i & size:
+                a, b = rows[i], rows[i + size]
+                rows[i], rows[i + size] = (
+                    builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), count), order))
+                    for order in (upper, lower)
+                )
+        size *= 2
+    return rows
+
+
+@intrinsic(prefer_literal=True)
+def _transpose(_typing, like, add, source, source_step, in_rows, in_columns, target, target_step, rows, columns):
+    """A square of lanes x lanes elements: row r of ``target`` becomes, or is increased by, column r of ``source``.
+
+    Reads the first in_columns elements of the first in_rows rows, zeros elsewhere; writes ``rows`` x ``columns``.
+    """
+    adding, dtype = bool(add.literal_value), like.dtype
+    count = VECTOR_BYTES * 8 // dtype.bitwidth
+
+    def codegen(context, builder, sig, args):
+        source, source_step, in_rows, in_columns, target, target_step, rows, columns = args[2:]
+        zero = ir.Constant(rows.type, 0)
+
+        def places(start, step, real, width):
+            for r in range(count):
+                number = ir.Constant(real.type, r)
+                valid = builder.select(builder.icmp_signed("<", number, real), width, zero)
+                yield builder.add(start, builder.mul(number, step)), valid
+
+        from_places = places(source, source_step, in_rows, in_columns)
+        turned = _transposed(builder, [load_part_at(builder, place, n, dtype) for place, n in from_places])
+        for row, (place, n) in zip(turned, places(target, target_step, rows, columns), strict=True):
+            if adding:
+                row = builder.fadd(load_part_at(builder, place, n, dtype), row)
+            store_part_at(builder, row, place, n)
+        return context.get_dummy_value()
+
+    return types.void(like, add, *[types.intp] * 8), codegen
 
 
 @inlined
@@ -73,64 +136,37 @@ def _panel_of(u, U, P):
 
 
 @helper
-def _slot_vectors(like, v, u, f):
-    """Address of slot f of unit vector u at k = 0 in a packed matrix, and the bytes from one k to the next."""
+def _slot_vectors(like, v, base, u, f, depth):
+    """Address of slot f of unit vector u at k = 0 in panels ``depth`` deep, and the bytes from one k to the next."""
     start, width = _panel_of(u, v.U, v.P)
-    first = v.packed + (start * v.F * v.K + f * width + u - start) * vector_bytes(like)
+    first = base + v.packed + (start * v.F * depth + f * width + u - start) * vector_bytes(like)
     return first, v.F * width * vector_bytes(like)
 
 
 @helper
-def _to_panels(like, a, add, w, n):
+def _panels(like, a, base, plain, unpack, w, n):
+    """A matrix into panels, or panels added to a matrix: squares of units x columns change their order."""
     v = read(Record, a)
     begin, end = share(v.U, w, n)
+    row_bytes = v.K * element_bytes(like)
     for u in range(begin, end):
-        for k_begin in range(0, v.K, _BLOCK):
-            k_end = min(v.K, k_begin + _BLOCK)
+        units = min(lanes(like), v.H - u * lanes(like))
+        for block in range(0, v.K, _BLOCK):
             for f in range(v.F):
-                first, step = _slot_vectors(like, v, u, f)
-                for lane in range(lanes(like)):
-                    unit = u * lanes(like) + lane
-                    target = first + lane * element_bytes(like)
-                    gate = read_int(v.gates + f * 8)
-                    source = v.plain + (gate * v.H + unit) * v.plain_stride
-                    if unit >= v.H or gate < 0:
-                        if not add:
-                            for k in range(k_begin, k_end):
-                                write_float(like, target + k * step, 0.0)
-                    elif add:
-                        for k in range(k_begin, k_end):
-                            value = read_float(like, source + k * element_bytes(like))
-                            write_float(like, target + k * step, read_float(like, target + k * step) + value)
+                first, step = _slot_vectors(like, v, base, u, f, v.K)
+                source = plain + (read_int(v.gates + f * 8) * v.H + u * lanes(like)) * row_bytes
+                for k in range(block, min(v.K, block + _BLOCK), lanes(like)):
+                    columns = min(lanes(like), v.K - k)
+                    here, there = source + k * element_bytes(like), first + k * step
+                    if unpack:
+                        _transpose(like, 1, there, step, columns, units, here, row_bytes, units, columns)
                     else:
-                        for k in range(k_begin, k_end):
-                            write_float(like, target + k * step, read_float(like, source + k * element_bytes(like)))
+                        _transpose(like, 0, here, row_bytes, units, columns, there, step, columns, lanes(like))
 
 
 @helper
-def _from_panels(like, a, w, n):
-    v = read(Record, a)
-    begin, end = share(v.U, w, n)
-    for u in range(begin, end):
-        for k_begin in range(0, v.K, _BLOCK):
-            k_end = min(v.K, k_begin + _BLOCK)
-            for f in range(v.F):
-                first, step = _slot_vectors(like, v, u, f)
-                gate = read_int(v.gates + f * 8)
-                real = min(lanes(like), v.H - u * lanes(like))
-                if gate < 0:
-                    real = 0
-                for lane in range(real):
-                    unit = u * lanes(like) + lane
-                    source = first + lane * element_bytes(like)
-                    target = v.plain + (gate * v.H + unit) * v.plain_stride
-                    for k in range(k_begin, k_end):
-                        there = target + k * element_bytes(like)
-                        write_float(like, there, read_float(like, there) + read_float(like, source + k * step))
-
-
-@helper
-def _to_columns(like, a, w, n):
+def _columns(like, a, base, plain, w, n):
+    """A matrix into groups of columns: every vector of a row is copied as it is."""
     v = read(Record, a)
     count = (v.K + lanes(like) - 1) // lanes(like)
     groups = count // GROUP
@@ -147,9 +183,9 @@ def _to_columns(like, a, w, n):
                 row = (start * v.F + f * panel_width + u - start) * lanes(like)
                 for lane in range(lanes(like)):
                     unit = u * lanes(like) + lane
-                    source = v.plain + (read_int(v.gates + f * 8) * v.H + unit) * v.plain_stride
+                    source = plain + (read_int(v.gates + f * 8) * v.H + unit) * v.K * element_bytes(like)
                     for k in range(width):
-                        target = v.packed + (column * depth + (row + lane) * width + k) * vector_bytes(like)
+                        target = base + v.packed + (column * depth + (row + lane) * width + k) * vector_bytes(like)
                         valid = min(lanes(like), v.K - (column + k) * lanes(like))
                         if unit >= v.H:
                             store(zero, target)
@@ -160,34 +196,41 @@ def _to_columns(like, a, w, n):
 
 
 @helper
-def _rows(like, a, add):
-    """F contiguous rows of H elements -> rows K bytes apart; or back, added."""
+def _vectors(like, a, base, plain, kind):
+    """Biases into the slots that they feed, peephole weights into rows; or back, added."""
     v = read(Record, a)
     for f in range(v.F):
+        gate = read_int(v.gates + f * 8)
         for u in range(v.U):
             valid = min(lanes(like), v.H - u * lanes(like))
-            plain = v.plain + f * v.H * element_bytes(like) + u * vector_bytes(like)
-            packed = v.packed + f * v.K + u * vector_bytes(like)
-            if add:
-                store_part(load_part(like, plain, valid) + load(like, packed), plain, valid)
+            here = plain + (gate * v.H + u * lanes(like)) * element_bytes(like)
+            there = base + v.packed + f * v.K + u * vector_bytes(like)
+            if v.K == 0:
+                there = _slot_vectors(like, v, base, u, f, 1)[0]
+            if gate < 0:
+                if kind == Kind.PACK_VECTORS:
+                    store(fill(like, 0.0), there)
+            elif kind == Kind.PACK_VECTORS:
+                store(load_part(like, here, valid), there)
+            elif kind == Kind.ADD_VECTORS:
+                store(load(like, there) + load_part(like, here, valid), there)
             else:
-                store(load_part(like, plain, valid), packed)
+                store_part(load_part(like, here, valid) + load(like, there), here, valid)
 
 
 @helper
 def _move_share(like, a, w, n):
     batch = read(Batch, a)
     for i in range(batch.count):
-        record = batch.records + i * RECORD_BYTES
-        kind = read(Record, record).kind
-        if kind == Kind.SET_PANELS or kind == Kind.ADD_PANELS:
-            _to_panels(like, record, kind == Kind.ADD_PANELS, w, n)
-        elif kind == Kind.ADD_PLAIN:
-            _from_panels(like, record, w, n)
-        elif kind == Kind.SET_COLUMNS:
-            _to_columns(like, record, w, n)
+        address = batch.records + i * RECORD_BYTES
+        record = read(Record, address)
+        plain = read_int(batch.arrays + record.source * 8)
+        if record.kind == Kind.PACK_PANELS or record.kind == Kind.UNPACK_PANELS:
+            _panels(like, address, batch.base, plain, record.kind == Kind.UNPACK_PANELS, w, n)
+        elif record.kind == Kind.PACK_COLUMNS:
+            _columns(like, address, batch.base, plain, w, n)
         elif w == 0:
-            _rows(like, record, kind == Kind.ADD_ROWS)
+            _vectors(like, address, batch.base, plain, record.kind)
 
 
 _move_job = job(_move_share)

@@ -128,6 +128,29 @@ def _tail_mask(builder: ir.IRBuilder, valid: ir.Value, vector: ir.VectorType) ->
     return builder.icmp_signed("<", index, splat(builder, valid, ir.VectorType(_I64, vector.count)))
 
 
+def load_part_at(builder: ir.IRBuilder, address: ir.Value, valid: ir.Value, dtype: types.Float) -> ir.Value:
+    """The first ``valid`` lanes at ``address``, zeros beyond: reads nothing past them."""
+    vector = llvm_vector(dtype)
+    arguments = [
+        pointer(builder, address, vector),
+        ir.Constant(_I32, dtype.bitwidth // 8),
+        _tail_mask(builder, valid, vector),
+        ir.Constant(vector, [0.0] * vector.count),
+    ]
+    return call(builder, f"llvm.masked.load.{suffix(vector)}.p0", arguments, vector)
+
+
+def store_part_at(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, valid: ir.Value) -> None:
+    """Store the first ``valid`` lanes at ``address``; writes nothing past them."""
+    arguments = [
+        value,
+        pointer(builder, address, value.type),
+        ir.Constant(_I32, 4 if isinstance(value.type.element, ir.FloatType) else 8),
+        _tail_mask(builder, valid, value.type),
+    ]
+    call(builder, f"llvm.masked.store.{suffix(value.type)}.p0", arguments, ir.VoidType())
+
+
 # ---------------------------------------------------------------- access
 
 
@@ -162,12 +185,7 @@ def load_part(_typing, like, address, valid):
     dtype = like.dtype
 
     def codegen(context, builder, sig, args):
-        vector = llvm_vector(dtype)
-        mask = _tail_mask(builder, args[2], vector)
-        source = pointer(builder, args[1], vector)
-        align = ir.Constant(_I32, dtype.bitwidth // 8)
-        zeros = ir.Constant(vector, [0.0] * vector.count)
-        return call(builder, f"llvm.masked.load.{suffix(vector)}.p0", [source, align, mask, zeros], vector)
+        return load_part_at(builder, args[1], args[2], dtype)
 
     return Vector(dtype)(like, types.intp, types.intp), codegen
 
@@ -177,11 +195,7 @@ def store_part(_typing, vector, address, valid):
     """Store the first ``valid`` lanes at ``address``; writes nothing past them."""
 
     def codegen(context, builder, sig, args):
-        kind = llvm_vector(vector.dtype)
-        mask = _tail_mask(builder, args[2], kind)
-        target = pointer(builder, args[1], kind)
-        align = ir.Constant(_I32, vector.dtype.bitwidth // 8)
-        call(builder, f"llvm.masked.store.{suffix(kind)}.p0", [args[0], target, align, mask], ir.VoidType())
+        store_part_at(builder, *args)
         return context.get_dummy_value()
 
     return types.void(vector, types.intp, types.intp), codegen

@@ -51,8 +51,8 @@ class Stepper(Addressed):
     def step(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take one step."""
         block = self._block
-        block[_X] = x.__array_interface__["data"][0]
-        block[_Y] = out.__array_interface__["data"][0]
+        block[_X] = address_of(x)
+        block[_Y] = address_of(out)
         block[_FIRST] = self._first
         self._entry(self._tag, self._address, self._pool, self._threads)
         self._first ^= 1
