@@ -182,18 +182,29 @@ def states(
     """
     if value is None:
         return None
-    if len(names) == 1:
-        parts, labels = (value,), [name]
-    else:
-        if not isinstance(value, (tuple, list)) or len(value) != len(names):
-            given = f"{len(value)} entries" if isinstance(value, (tuple, list)) else type(value).__name__
-            kind = ValueError if isinstance(value, (tuple, list)) else TypeError
-            raise kind(f"{name} must be a tuple ({', '.join(names)}), got {given}")
-        parts, labels = tuple(value), [f"{name}[{k}] ({n})" for k, n in enumerate(names)]
+    parts = (value,) if len(names) == 1 else _entries(name, value, names)
     return tuple(
-        None if holes and part is None else _contiguous(shaped(label, part, expected, shape, what))
-        for label, part in zip(labels, parts, strict=True)
+        [
+            part if holes and part is None else _state_part(name, names, k, part, expected, shape, what)
+            for k, part in enumerate(parts)
+        ]
     )
+
+
+def _entries(name: str, value: Any, names: Sequence[str]) -> Sequence[Any]:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be a tuple ({', '.join(names)}), got {type(value).__name__}")
+    if len(value) != len(names):
+        raise ValueError(f"{name} must be a tuple ({', '.join(names)}), got {len(value)} entries")
+    return value
+
+
+def _state_part(
+    name: str, names: Sequence[str], k: int, part: Any, expected: np.dtype[Any], shape: tuple[int, ...], what: str
+) -> NDArray[Any]:
+    if type(part) is not np.ndarray or part.dtype != expected or part.shape != shape:
+        part = shaped(name if len(names) == 1 else f"{name}[{k}] ({names[k]})", part, expected, shape, what)
+    return _contiguous(part)
 
 
 def lengths(value: Any, T: int, B: int, unbatched: bool) -> NDArray[np.int64] | None:

@@ -27,6 +27,14 @@ __all__ = ["backward", "infer", "train"]
 _KEPT_SCHEDULE = 1024
 
 
+_STATE_LETTERS = {
+    (False, False): "(num_layers, B, H)",
+    (False, True): "(num_layers, H)",
+    (True, False): "(num_layers*2, B, H)",
+    (True, True): "(num_layers*2, H)",
+}
+
+
 class Call(NamedTuple):
     """The checked arguments of a forward call."""
 
@@ -71,8 +79,8 @@ def _state_argument(
 ) -> tuple[NDArray[Any] | None, ...] | None:
     """A state of the public form as (L*D, B, H) arrays."""
     rows, H = layer.num_layers * layer.num_directions, layer.hidden_size
-    layers = "num_layers*2" if layer.bidirectional else "num_layers"
-    shape, what = ((rows, H), f"({layers}, H)") if unbatched else ((rows, B, H), f"({layers}, B, H)")
+    shape = (rows, H) if unbatched else (rows, B, H)
+    what = _STATE_LETTERS[layer.bidirectional, unbatched]
     parts = checks.states(name, value, layer.dtype, layer.cell.states, shape, what, holes)
     if unbatched and parts is not None:
         parts = tuple(None if part is None else part[:, None] for part in parts)

@@ -118,7 +118,7 @@ class FlatParameters:
         self.flat = flat
         fields: list[dict[str, NDArray[Any]]] = [{} for _ in range(layout[-1].part + 1)]
         for _, shape, start, stop, part, field in layout:
-            fields[part][field] = flat[start:stop].reshape(shape)
+            fields[part][field] = flat[start:stop] if len(shape) == 1 else flat[start:stop].reshape(shape)
         self.weights = tuple([Weights(**f) for f in fields])
         self._views: ParameterDict | None = None
 

@@ -120,7 +120,7 @@ def test_uninitialised_memory_reaches_no_result(cell, monkeypatch):
             poisonings.append(size)
         return raw, address
 
-    for name in ("layer", "packed"):
+    for name in ("arguments", "packed"):
         monkeypatch.setattr(importlib.import_module(f"fastrnn.kernels.cpu.{name}"), "aligned", poisoned)
     for problem, arrays in zip(problems, want, strict=True):
         for name, array in layer_results(problem).named().items():

@@ -25,6 +25,7 @@ from .threads import get_num_threads, mailboxes
 
 __all__ = ["Accumulators", "Packed", "row_bytes", "vectors"]
 
+_NAMES = {np.dtype(name).char: name for name in DTYPES}  # dtype.name takes a microsecond
 _SOURCES = ("w_ih", "w_hh", "b_ih", "b_hh", "peephole")
 
 # Below this size a second thread costs more than it brings.
@@ -168,7 +169,8 @@ class Packed(Addressed):
     """An immutable snapshot of one direction's parameters.
 
     Attributes: cell, dtype, I, H, U (vectors of hidden units), state_stride (bytes of a state row), and
-    ``addresses``, what belongs in the parameters' part of a kernel's argument block (``Packed.fields``).
+    ``addresses``, what belongs in the parameters' part of a kernel's argument block (``Packed.fields``), which itself
+    lies at ``address``.
     """
 
     fields = slice(Layer._fields.index("zero_row"), Layer._fields.index("back_wh2") + 1)
@@ -176,7 +178,7 @@ class Packed(Addressed):
     def __init__(self, cell: Cell, parameters: tuple[np.ndarray | None, ...], backward: bool) -> None:
         w_ih, w_hh, b_ih, *_ = parameters
         assert w_ih is not None and w_hh is not None
-        self.cell, self.dtype = cell, w_ih.dtype.name
+        self.cell, self.dtype = cell, _NAMES[w_ih.dtype.char]
         self.I, self.H = w_ih.shape[1], w_hh.shape[1]
         self.has_bias = b_ih is not None
         self.layout = layout = _map(cell.name, self.dtype, self.I, self.H, backward, self.has_bias)
@@ -189,6 +191,7 @@ class Packed(Addressed):
         self._zeros, self._one, constants = _constants(self.dtype, self.state_stride)
         self.addresses = layout.weights.at(base)
         self.addresses[:2] = constants
+        self.address = address_of(self.addresses)
 
 
 class Accumulators:

@@ -7,8 +7,10 @@ import numpy as np
 from fastrnn.cells import Cell
 from fastrnn.sequences import Schedule
 
+from .arguments import arrange, field, prepare
 from .forward import forward as forward_kernel
-from .layer import CALL_FIELDS, field, launcher, prepare
+from .layer import launcher
+from .layout import Layer
 from .memory import Addressed, address_of
 from .packed import Packed
 from .threads import get_num_threads, mailboxes
@@ -29,23 +31,24 @@ class Stepper(Addressed):
         self._packed, self._schedule = packed, Schedule(1, B)
         self._run = prepare(packed, self._schedule, False, get_num_threads())
         self._memory, base = self._run.allocate()
-        self._block = block = self._run.block(base, packed, self._schedule)
+        arrange(self._run, base, packed, self._schedule, None, None, None, None, None)
+        start = base - address_of(self._memory)
+        self._block = block = self._memory[start:][: 8 * len(Layer._fields)].view(np.int64)
         itemsize = np.dtype(packed.dtype).itemsize
         strides = {"x_batch": packed.I * itemsize, "y_batch": packed.H * itemsize, "resume": 1}
-        block[CALL_FIELDS] = 0
         for name, value in strides.items():
             block[field(name)] = value
         self._rows = [self._state_rows(name, base) for name in ("hs", "cs")[: len(cell.states)]]
         self._first = 0
         self._entry, self._tag = launcher(forward_kernel, packed)
-        self._address, self._threads = address_of(block), self._run.plan.threads
+        self._address, self._threads = base, self._run.plan.threads
         self._pool = mailboxes(self._threads)
         self.state = tuple(np.zeros((B, packed.H), packed.dtype) for _ in cell.states)
 
     def _state_rows(self, name: str, base: int) -> np.ndarray:
         """The two buffers of a state as a (2, B, stride) view."""
         B, stride = self._schedule.B, self._packed.state_stride
-        start = base - address_of(self._memory) + int(self._run.template[field(name)])
+        start = base - address_of(self._memory) + int(self._run.template[0, field(name)])
         return self._memory[start : start + 2 * B * stride].view(self._packed.dtype).reshape(2, B, -1)
 
     def step(self, x: np.ndarray, out: np.ndarray) -> None:
