@@ -69,7 +69,8 @@ def time_case(
         _race(racing, samples, entries, budget, budget.extra_rounds, ours)
     for label, blocks in samples.items():
         if label in racing:
-            entries[label] |= {"status": "timed"} | _summary(blocks) | _memory(racing[label][0])
+            memory = {} if "peak_bytes" in entries[label] else _memory(racing[label][0])
+            entries[label] |= {"status": "timed"} | _summary(blocks) | memory
     return entries
 
 
