@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,8 @@ def planned_cases(options: argparse.Namespace, devices: Sequence[str]) -> tuple[
     lacking = [dtype for dtype in dtypes if not any(dtype in DTYPES[device] for device in devices)]
     if lacking:
         raise ValueError(f"{lacking[0]} is computed on cuda only, not on {' or '.join(devices)}")
+    if "bfloat16" in dtypes and find_spec("ml_dtypes") is None:
+        raise ValueError("bfloat16 needs ml_dtypes: not installed")
     cases: list[Case] = []
     for device in devices:
         cases += cases_for(cells, parse_shapes(options.shapes, device), dtypes, modes, [device])

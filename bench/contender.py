@@ -81,6 +81,7 @@ class Contender:
                 report |= self._warmed(program, variant)
             if case.device != "cpu":
                 report["peak_bytes"] = self._memory.peak()
+                self._memory.release()
             return report
         except UnsupportedError as reason:
             return {"status": "unsupported", "why": str(reason)}
@@ -130,8 +131,9 @@ class Contender:
         """Time samples for about so long, at least one; each is the mean of a few calls if they are short."""
         ready = self._ready[variant]  # a variant that was refused is not there
         run, timer, clock = ready.program.run, ready.program.timer, time.perf_counter
-        if ready.seconds < _LONG:
-            run()  # the first call after a pause finds cold caches and parked threads
+        on_gpu = self._peer.device != "cpu"
+        if on_gpu or ready.seconds < _LONG:
+            run()  # the first call after a pause finds cold caches, parked threads, and on a GPU no memory of its own
         samples = []
         gc.collect()
         gc.disable()
@@ -141,6 +143,8 @@ class Contender:
                 samples.append(timer(run, ready.calls))
         finally:
             gc.enable()
+            if on_gpu:
+                self._memory.release()
         return samples
 
     def peak_memory(self) -> int | None:

@@ -223,6 +223,9 @@ def cuda_clock() -> float:
 class HostMemory:
     """The most physical memory that this process held since ``reset`` (Linux), else since it began."""
 
+    def release(self) -> None:
+        pass
+
     def reset(self) -> None:
         try:
             Path("/proc/self/clear_refs").write_text("5")

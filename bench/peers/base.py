@@ -59,8 +59,12 @@ class Program:
 class Memory(Protocol):
     """Weighs what a library holds on a device."""
 
+    def release(self) -> None:
+        """Give back what is not in use: other contenders have cases of their own on the same device."""
+        ...
+
     def reset(self) -> None:
-        """Give back what is not in use and begin anew."""
+        """Begin anew."""
         ...
 
     def peak(self) -> int | None:

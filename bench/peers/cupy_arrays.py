@@ -16,7 +16,7 @@ def to_host(array: Any) -> np.ndarray:
 
 
 class PoolMemory:
-    """Device bytes that CuPy's pool took: it gives none back between ``reset`` and ``peak``, so they are the most."""
+    """Device bytes that CuPy's pool took: it gives none back unless asked to, so they are the most."""
 
     def __init__(self) -> None:
         import cupy
@@ -24,8 +24,11 @@ class PoolMemory:
         self._pool = cupy.get_default_memory_pool()
         self._before = 0
 
-    def reset(self) -> None:
+    def release(self) -> None:
         self._pool.free_all_blocks()
+
+    def reset(self) -> None:
+        self.release()
         self._before = self._pool.total_bytes()
 
     def peak(self) -> int | None:

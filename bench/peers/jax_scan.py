@@ -88,6 +88,9 @@ class JaxMemory:
         self._device = jax.devices()[0]
         self.reset()
 
+    def release(self) -> None:
+        pass  # XLA keeps what it has
+
     def reset(self) -> None:
         stats = self._device.memory_stats() or {}
         self._held, self._peak = stats.get("bytes_in_use", 0), stats.get("peak_bytes_in_use", 0)

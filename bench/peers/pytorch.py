@@ -53,8 +53,11 @@ class _TorchMemory:
     def __init__(self) -> None:
         self._before = 0
 
-    def reset(self) -> None:
+    def release(self) -> None:
         torch.cuda.empty_cache()
+
+    def reset(self) -> None:
+        self.release()
         torch.cuda.reset_peak_memory_stats()
         self._before = torch.cuda.memory_allocated()
 
