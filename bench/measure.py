@@ -83,6 +83,8 @@ def _race(
     ours: str,
 ) -> None:
     labels = list(racing)
+    if not labels:
+        return
     spent = dict.fromkeys(labels, 0.0)
     for turn in range(rounds):
         for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:

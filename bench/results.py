@@ -34,7 +34,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCHEMA", "ResultsError", "load", "save"]
+__all__ = ["SCHEMA", "ResultsError", "described_as", "load", "save"]
 
 SCHEMA = 1
 
@@ -43,6 +43,11 @@ Results = dict[str, Any]
 
 class ResultsError(ValueError):
     """The file is not one of ours, or of a version that this code does not know."""
+
+
+def described_as(name: str, device: str) -> str:
+    """The key among ``contenders`` of what was said about a contender on a device."""
+    return name if device == "cpu" else f"{name} ({device})"
 
 
 def save(results: Results, path: Path) -> None:

@@ -22,7 +22,7 @@ from bench.limits import nearer_limit
 from bench.measure import Budget, time_case
 from bench.peers import OURS, REGISTRY
 from bench.processes import Worker, WorkerError
-from bench.results import SCHEMA, Results
+from bench.results import SCHEMA, Results, described_as
 
 __all__ = ["COMPILE_EFFORT", "Plan", "Progress", "execute"]
 
@@ -198,8 +198,7 @@ class _Measurement:
             tempfile.TemporaryDirectory(prefix="fastrnn-bench-") as folder,
         ):
             for name, worker in contenders.items():
-                shown = name if stage.device == "cpu" else f"{name} ({stage.device})"
-                self.results["contenders"][shown] = worker.call("describe")
+                self.results["contenders"][described_as(name, stage.device)] = worker.call("describe")
             expected = str(Path(folder) / "reference.npz")
             for case in stage.cases:
                 among = {OURS: contenders[OURS]} if case in self.plan.alone else contenders
