@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
+
 from bench.devices import cupy_timer
 
 __all__ = ["CupyGpu", "Gpu", "Limits", "measure"]
 
 _COPIED_BYTES = 1 << 30  # far beyond the caches
 _GEMM_SIZE = 8192
+_RANDOM = 1 << 20  # numbers, repeated: drawing all of them would need cuRAND, which a user may not have
 _ROUNDS = 5
 
 
@@ -85,11 +88,10 @@ class CupyGpu:
         return self._warm(copy)
 
     def gemm_seconds(self, size: int, precision: str) -> float:
-        import numpy as np
-
         kind, compute, width = _GEMM[precision]
         # random bits of positive numbers below 2 in every format: zeros draw less power, and run faster, than data
-        operands = [self._cupy.random.randint(0, 0x4000, size * size * width // 2, "uint16") for _ in range(2)]
+        bits = np.random.default_rng(0).integers(0, 0x4000, _RANDOM, np.uint16)
+        operands = [self._cupy.tile(self._cupy.asarray(bits), size * size * width // 2 // _RANDOM) for _ in range(2)]
         product = self._cupy.empty(size * size * width, "uint8")
         scalar = np.float64 if precision == "float64" else np.float32
         one, zero = np.ones(1, scalar), np.zeros(1, scalar)

@@ -83,11 +83,6 @@ def test_all_devices_without_a_gpu_are_the_cpu_and_the_reason(monkeypatch, capsy
 class FakeEvent:
     """The host's clock as a device that finishes everything at once."""
 
-    made = 0
-
-    def __init__(self):
-        FakeEvent.made += 1
-
     def record(self):
         self.at = time.perf_counter()
 

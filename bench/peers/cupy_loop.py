@@ -43,7 +43,7 @@ class CupyLoop(Peer):
         return {"cupy": self.xp.__version__, "cuda": f"{runtime // 1000}.{runtime % 1000 // 10}"}
 
     def settings(self) -> dict[str, Any]:
-        return {"tf32": False}
+        return {"tf32": False, "timing": "events"}
 
     def _must_multiply(self, matrix: np.ndarray) -> None:
         """Raises UnsupportedError where the library has no product of this dtype."""

@@ -129,7 +129,9 @@ class JaxScan(Peer):
         return {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
 
     def settings(self) -> dict[str, Any]:
-        return {"NPROC": self.threads, "jit": True, "matmul_precision": "float32 unless tf32 is said"}
+        if self.device == "cuda":
+            return {"jit": True, "matmul_precision": "the variant's", "timing": "the host's clock, until ready"}
+        return {"NPROC": self.threads, "jit": True, "matmul_precision": "float32"}
 
     def program(self, case: Case, variant: str) -> Program:
         problem = case.problem()
