@@ -116,7 +116,7 @@ class Contender:
             why = f"error {error:.1e} in {where}, allowed {allowed:.0e}"
             return program, report | {"status": "refused", "why": why}
         if case.checking is not case:
-            del ran
+            del ran, program  # two large cases at once need not fit
             program = self._peer.program(case, variant)
         return program, report
 

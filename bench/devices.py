@@ -10,7 +10,6 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -155,6 +154,8 @@ class WallTimer:
 
 
 class Event(Protocol):
+    """A mark in the device's stream of work: CuPy's and PyTorch's have these methods."""
+
     def record(self) -> None: ...
     def synchronize(self) -> None: ...
 
@@ -168,7 +169,7 @@ class EventTimer:
 
     least_s = 1e-3
 
-    def __init__(self, new_event: Callable[[], Any], milliseconds: Callable[[Any, Any], float]) -> None:
+    def __init__(self, new_event: Callable[[], Event], milliseconds: Callable[[Any, Any], float]) -> None:
         self._new_event, self._milliseconds = new_event, milliseconds
 
     def __call__(self, run: Callable[[], Any], calls: int) -> float:
@@ -219,7 +220,6 @@ def cuda_clock() -> float:
 # -- memory -----------------------------------------------------------------------------------------------------
 
 
-@dataclass
 class HostMemory:
     """The most physical memory that this process held since ``reset`` (Linux), else since it began."""
 

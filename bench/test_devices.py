@@ -73,6 +73,7 @@ def test_a_device_is_described_through_its_driver():
 
 
 def test_all_devices_without_a_gpu_are_the_cpu_and_the_reason(monkeypatch, capsys):
+    pytest.importorskip("rich")
     monkeypatch.setattr("bench.cli.missing", lambda device: "no CUDA driver" if device == "cuda" else None)
     left, reasons = usable_devices("all")
     assert left == ["cpu"] and len(reasons) == 1 and reasons[0].endswith("no CUDA driver")

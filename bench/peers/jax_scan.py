@@ -61,10 +61,11 @@ def _gru(cell: str, p: Params, z: Any, state: State) -> State:
 _STEPS = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
 
 
-def _sequence(cell: str) -> Callable[[Params, Any, State], tuple[Any, State]]:
-    """(params, x (T, B, I), state) -> y (T, B, H), final state."""
+def _sequence(cell: str, precision: str) -> Callable[[Params, Any, State], tuple[Any, State]]:
+    """(params, x (T, B, I), state) -> y (T, B, H), final state; products of float32 in the precision given."""
     step = _STEPS[cell.split("_")[0]]
 
+    @jax.default_matmul_precision(precision)
     def run(p: Params, x: Any, state: State) -> tuple[Any, State]:
         b_hh = p["bias_hh_l0"]
         if cell == "gru_reset_after":
@@ -139,27 +140,25 @@ class JaxScan(Peer):
         params = {name: jnp.asarray(p) for name, p in problem.params.items()}
         x, dy = jnp.asarray(problem.x), jnp.asarray(problem.dy)
         state = tuple(jnp.asarray(s[0]) for s in problem.state)
-        sequence = jax.jit(_sequence(case.cell))
+        plain = _sequence(case.cell, precision)
+        sequence = jax.jit(plain)
 
         @jax.jit
         def train(params: Params, x: Any, state: State, dy: Any) -> Any:
-            (y, final), back = jax.vjp(_sequence(case.cell), params, x, state)
+            (y, final), back = jax.vjp(plain, params, x, state)
             return y, final, back((dy, tuple(jnp.zeros_like(s) for s in final)))
 
         def forward() -> Any:
-            with jax.default_matmul_precision(precision):
-                return jax.block_until_ready(sequence(params, x, state))
+            return jax.block_until_ready(sequence(params, x, state))
 
         def training() -> Any:
-            with jax.default_matmul_precision(precision):
-                return jax.block_until_ready(train(params, x, state, dy))
+            return jax.block_until_ready(train(params, x, state, dy))
 
         def step() -> Any:
             rows, carried = [], state
-            with jax.default_matmul_precision(precision):
-                for t in range(case.T):
-                    y, carried = sequence(params, x[t : t + 1], carried)
-                    rows.append(np.asarray(y))
+            for t in range(case.T):
+                y, carried = sequence(params, x[t : t + 1], carried)
+                rows.append(np.asarray(y))
             return np.concatenate(rows), carried
 
         run = {"forward": forward, "training": training, "step": step}[case.mode]
