@@ -14,7 +14,7 @@ from bench import RESULTS, machine
 from bench.cases import CELLS, CROSSOVER, MODES, Case, cases_for, parse_shapes
 from bench.devices import DEVICES, DTYPES, missing
 from bench.measure import Budget
-from bench.peers import OURS, select
+from bench.peers import OURS, REGISTRY, only_on, select
 from bench.report import PUBLISHED
 from bench.results import Results, ResultsError, load, save
 from bench.run import COMPILE_EFFORT, Plan, effort, execute
@@ -24,6 +24,7 @@ from bench.workloads.runner import EFFORT, WORKLOADS
 __all__ = ["cells_named", "main", "names_among", "planned_cases", "usable_devices"]
 
 LAST = RESULTS / "local" / "last.json"
+_BY_NAME = ", ".join(name for name, entry in REGISTRY.items() if not entry.auto)
 _COMMANDS = ("run", "compare", "report", "workload")
 
 # A quick run has to fit a minute; a grid has the time to be sure.
@@ -128,7 +129,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--modes", default="forward,training", help=", ".join(MODES))
     run.add_argument("--devices", default="cpu", choices=(*DEVICES, "all"), help="all: each, and where they cross")
     run.add_argument("--threads", default=None, help="one or more counts (default: all physical cores)")
-    run.add_argument("--peers", default="auto", help="auto (all installed), none, or names")
+    run.add_argument("--peers", default="auto", help=f"auto (all installed but {_BY_NAME}), none, or names")
     run.add_argument("--json", type=Path, default=LAST, help=f"where the results go (default: {LAST})")
     run.add_argument("--plots", type=Path, default=None, metavar="DIR", help="draw the pictures into this folder")
     run.add_argument("--no-workload", action="store_true", help="leave the character model out")
@@ -191,7 +192,7 @@ def usable_devices(asked: str) -> tuple[list[str], list[str]]:
     wanted = DEVICES if asked == "all" else (asked,)
     reasons = {device: missing(device) for device in wanted}
     left_out = [
-        f"{device} is left out, with its limits, its cases and the peers that run only there: {reason}"
+        f"{device} is left out, with its limits, its cases and {', '.join(only_on(device))}: {reason}"
         for device, reason in reasons.items()
         if reason
     ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
 
-__all__ = ["OURS", "REGISTRY", "Entry", "installed", "select"]
+__all__ = ["OURS", "REGISTRY", "Entry", "installed", "only_on", "select"]
 
 
 class Entry(NamedTuple):
@@ -43,6 +43,11 @@ REGISTRY: dict[str, Entry] = {
 def installed(name: str) -> bool:
     """Whether every module that the contender needs can be found."""
     return all(find_spec(module) is not None for module in REGISTRY[name].needs)
+
+
+def only_on(device: str) -> list[str]:
+    """The rivals that run on this device and no other."""
+    return [name for name, entry in REGISTRY.items() if entry.devices == (device,)]
 
 
 def select(text: str, devices: Sequence[str] = ("cpu",)) -> list[str]:
