@@ -36,7 +36,7 @@ class Budget:
     most_s: float = 2.0
     """A contender whose blocks have taken this long sits the further rounds out, three at least."""
     no_contest: float = 4.0
-    """So does, after three, a rival whose median is this many times ours."""
+    """So does, after three, a rival whose every block takes this many times as long as ours."""
     long_call_s: float = 2.0
     """A program that takes longer for one call is timed in two blocks only."""
     close: float = 0.08
@@ -101,17 +101,22 @@ def _race(
 
 
 def _sits_out(label: str, samples: Samples, spent: float, budget: Budget, ours: str) -> bool:
-    """Whether a contender has had rounds enough: its calls or blocks are long, or it is a rival far behind ours."""
+    """Whether a contender has had rounds enough: its calls or blocks are long, or it is a rival far behind ours.
+
+    Judged by its quickest block: one that was disturbed must not cost it the others.
+    """
     blocks = samples[label]
-    if len(blocks) >= _LONG_ROUNDS and median(map(median, blocks)) > budget.long_call_s:
+    if len(blocks) < _LONG_ROUNDS:
+        return False
+    quickest = min(median(block) for block in blocks)
+    if quickest > budget.long_call_s:
         return True
     if len(blocks) < _LEAST_ROUNDS:
         return False
     if spent > budget.most_s:
         return True
     mine = _median_of(samples, lambda name: name == ours)
-    theirs = median(s for block in blocks for s in block)
-    return label.split()[0] != ours and mine is not None and theirs > budget.no_contest * mine
+    return label.split()[0] != ours and mine is not None and quickest > budget.no_contest * mine
 
 
 def _median_of(samples: Samples, chosen: Callable[[str], bool]) -> float | None:

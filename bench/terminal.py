@@ -79,7 +79,7 @@ def _fitting(table: tables.Table, width: int) -> tables.Table:
     """The table, or one without its dispensable columns, as many as must go."""
 
     def needed(t: tables.Table) -> int:
-        return sum(max(map(len, column)) + 2 for column in zip(t.columns, *t.rows, strict=True))
+        return sum(max(map(len, column)) + 3 for column in zip(t.columns, *t.rows, strict=True))
 
     for name in _DISPENSABLE:
         if needed(table) <= width or name not in table.columns:

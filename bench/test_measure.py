@@ -35,6 +35,11 @@ def test_a_rival_far_behind_sits_out_after_three_rounds_and_a_close_one_does_not
     assert found == {"fastrnn": 9, "close": 9, "slow": 3}
 
 
+def test_disturbed_blocks_do_not_send_a_rival_out():
+    found = rounds(fastrnn=Invented(1e-3), disturbed=Invented(3e-3, 9e-3, 9e-3), once_long=Invented(3e-3, 5.0))
+    assert found == {"fastrnn": 9, "disturbed": 9, "once_long": 9}
+
+
 def test_ours_never_sits_out_for_being_slow_and_without_ours_nobody_does():
     assert rounds(fastrnn=Invented(1.0), quick=Invented(1e-3)) == {"fastrnn": 9, "quick": 9}
     assert rounds(one=Invented(1e-3), other=Invented(1.0)) == {"one": 9, "other": 9}
