@@ -82,11 +82,11 @@ def lines(results: Results, varied: str = "B") -> list[Line]:
     return [Line(*key, varied, tuple(sorted(points))) for key, points in found.items()]
 
 
-def answers(results: Results) -> list[str]:
+def answers(results: Results, varied: tuple[str, ...] = ("B", "H")) -> list[str]:
     """One line per cell, mode and hidden size, then per batch, wherever both devices were measured at two sizes.
 
     A single common size is said as well, where there is nothing else to say.
     """
-    by_batch, by_hidden = lines(results), lines(results, "H")
-    telling = [line for line in (*by_batch, *by_hidden) if len(line.points) > 1]
-    return [line.answer() for line in telling or by_batch]
+    found = [line for name in varied for line in lines(results, name)]
+    telling = [line for line in found if len(line.points) > 1]
+    return [line.answer() for line in telling or lines(results)]

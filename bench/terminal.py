@@ -111,8 +111,9 @@ def print_results(results: Results) -> None:
     print_header(results)
     for about, rows in tables.groups(results):
         print_table(tables.mode_table(about, rows))
-    for line in answers(results):
-        terminal.print(line)
+    batches = answers(results, ("B",))
+    if batches:
+        terminal.print("\nCPU or GPU (by hidden size: python -m bench report)", *batches, sep="\n")
     for name, figures in results["workloads"].items():
         terminal.print(f"\n{name}: {figures['summary']}")
         if figures.get("sample"):
