@@ -33,6 +33,8 @@ setup(
         "bench": BENCH,
         # Rivals beyond ONNX Runtime. torch is several GB with its CUDA libraries; a CPU build does as well.
         "peers": ["torch>=2.4", "openvino>=2024.4", "jax>=0.4.30", "keras>=3.5", "mygrad>=2.2"],
+        # Rivals on a GPU, beside CuPy of the cuda extras. haste has to be built from its sources.
+        "peers-cuda": ["torch>=2.4", "jax[cuda13]>=0.7", "flashrnn>=1.0.5", "ml_dtypes>=0.5"],
         "dev": ["ruff>=0.14", "mypy>=1.15"],
         "cuda13": ["cupy-cuda13x>=14", "cuda-toolkit[nvrtc,cudart,cublas]==13.*"],
         "cuda12": ["cupy-cuda12x>=14", "cuda-toolkit[nvrtc,cudart,cublas]==12.*"],

@@ -1,8 +1,9 @@
 """The benchmark suite: ``python -m bench`` measures fastrnn against installed rivals and against the machine's limits.
 
-Reading order: ``cases`` (what is timed), ``peers`` (who is timed), ``worker`` and ``processes`` (one process each),
-``measure`` (blocks in turn, ratios of medians), ``limits`` (the machine), ``run`` (one whole run), ``results`` (the
-file it leaves), ``tables``, ``report``, ``compare`` and ``plots`` (what is made of that file), ``workloads``.
+Reading order: ``cases`` (what is timed), ``devices`` (where, and how time is taken there), ``peers`` (who is timed),
+``worker`` and ``processes`` (one process each), ``contender`` (checked, then timed), ``measure`` (blocks in turn,
+ratios of medians), ``limits`` and ``limits_cuda`` (the machine), ``run`` (one whole run), ``results`` (the file it
+leaves), ``tables``, ``crossover``, ``report``, ``compare`` and ``plots`` (what is made of that file), ``workloads``.
 """
 
 from __future__ import annotations

@@ -6,27 +6,30 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from bench import RESULTS, machine
-from bench.cases import CELLS, MODES, cases_for, parse_shapes
+from bench.cases import CELLS, CROSSOVER, MODES, Case, cases_for, parse_shapes
+from bench.devices import DEVICES, DTYPES, missing
 from bench.measure import Budget
-from bench.peers import OURS, select
+from bench.peers import OURS, REGISTRY, only_on, select
 from bench.report import PUBLISHED
 from bench.results import Results, ResultsError, load, save
 from bench.run import COMPILE_EFFORT, Plan, effort, execute
 from bench.workloads.charlm import Config
 from bench.workloads.runner import EFFORT, WORKLOADS
 
-__all__ = ["cells_named", "main", "names_among"]
+__all__ = ["cells_named", "main", "names_among", "planned_cases", "usable_devices"]
 
 LAST = RESULTS / "local" / "last.json"
+_BY_NAME = ", ".join(name for name, entry in REGISTRY.items() if not entry.auto)
 _COMMANDS = ("run", "compare", "report", "workload")
 
 # A quick run has to fit a minute; a grid has the time to be sure.
 _QUICK = Budget(rounds=5, block_s=0.015, most_s=0.3, extra_rounds=5)
-_THOROUGH = Budget(rounds=9, block_s=0.06, most_s=15.0, extra_rounds=9)
+_THOROUGH = Budget(rounds=9, block_s=0.06, most_s=6.0, extra_rounds=9)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +84,9 @@ def _compare(options: argparse.Namespace) -> int:
     loads = tuple(results["machine"].get("load") for results in (before, after))
     if not found:
         raise ValueError("the two files have no case in common that both timed")
-    print_table(comparison_table(found, drift(before, after), loads))
+    devices = [device for device in DEVICES if any(f" {device} " in change.key for change in found)]
+    machine = {device: drift(before, after, device) for device in devices}
+    print_table(comparison_table(found, machine, loads))
     slower = [change for change in found if change.verdict == "slower"]
     terminal.print(f"{len(found)} compared, {len(slower)} slower beyond the noise")
     return 1 if slower else 0
@@ -120,11 +125,11 @@ def _add_run(commands: Any) -> None:
     run = commands.add_parser("run", help="measure cells against rivals and limits (the default)")
     run.add_argument("--cells", default="all", help=f"all, or some of {', '.join(CELLS)}; a prefix (lstm) is enough")
     run.add_argument("--shapes", default="quick", help="quick, grid, full, or T,B,I,H (several: separated by ;)")
-    run.add_argument("--dtypes", default="float32", help="float32, float64")
+    run.add_argument("--dtypes", default="float32", help="float32, float64; on cuda also float16, bfloat16")
     run.add_argument("--modes", default="forward,training", help=", ".join(MODES))
-    run.add_argument("--devices", default="cpu", choices=("cpu", "cuda", "all"))
+    run.add_argument("--devices", default="cpu", choices=(*DEVICES, "all"), help="all: each, and where they cross")
     run.add_argument("--threads", default=None, help="one or more counts (default: all physical cores)")
-    run.add_argument("--peers", default="auto", help="auto (all installed), none, or names")
+    run.add_argument("--peers", default="auto", help=f"auto (all installed but {_BY_NAME}), none, or names")
     run.add_argument("--json", type=Path, default=LAST, help=f"where the results go (default: {LAST})")
     run.add_argument("--plots", type=Path, default=None, metavar="DIR", help="draw the pictures into this folder")
     run.add_argument("--no-workload", action="store_true", help="leave the character model out")
@@ -162,28 +167,56 @@ def _threads(text: str | None) -> list[int]:
     return counts
 
 
+def planned_cases(options: argparse.Namespace, devices: Sequence[str]) -> tuple[list[Case], frozenset[Case]]:
+    """What a command line asks to be timed on these devices, and which of it without rivals.
+
+    Each device has shapes of its own. With several, shapes that all of them measure come on top, for the crossover.
+    """
+    cells, modes = cells_named(options.cells), names_among(options.modes, MODES, "modes")
+    dtypes = names_among(options.dtypes, DTYPES["cuda"], "dtypes")
+    lacking = [dtype for dtype in dtypes if not any(dtype in DTYPES[device] for device in devices)]
+    if lacking:
+        raise ValueError(f"{lacking[0]} is computed on cuda only, not on {' or '.join(devices)}")
+    if "bfloat16" in dtypes and find_spec("ml_dtypes") is None:
+        raise ValueError("bfloat16 needs ml_dtypes: not installed")
+    cases: list[Case] = []
+    for device in devices:
+        cases += cases_for(cells, parse_shapes(options.shapes, device), dtypes, modes, [device])
+    common = CROSSOVER.get(options.shapes, ()) if len(devices) > 1 else ()
+    alone = set(cases_for(cells, common, dtypes, modes, devices)) - set(cases)
+    return cases + sorted(alone, key=lambda case: (case.device, case.flops)), frozenset(alone)
+
+
+def usable_devices(asked: str) -> tuple[list[str], list[str]]:
+    """The devices of ``--devices`` that are there, and for each other one a line that says why it is left out."""
+    wanted = DEVICES if asked == "all" else (asked,)
+    reasons = {device: missing(device) for device in wanted}
+    left_out = [
+        f"{device} is left out, with its limits, its cases and {', '.join(only_on(device))}: {reason}"
+        for device, reason in reasons.items()
+        if reason
+    ]
+    return [device for device in wanted if not reasons[device]], left_out
+
+
 def _run(options: argparse.Namespace) -> int:
-    shapes = parse_shapes(options.shapes)
-    devices = ["cpu", "cuda"] if options.devices == "all" else [options.devices]
-    cases = list(
-        cases_for(
-            cells_named(options.cells),
-            shapes,
-            names_among(options.dtypes, ("float32", "float64"), "dtypes"),
-            names_among(options.modes, MODES, "modes"),
-            devices,
-        )
-    )
+    from bench.terminal import print_results, terminal
+
+    devices, left_out = usable_devices(options.devices)
+    for line in left_out:
+        terminal.print(line)
+    if not devices:
+        return 1
+    cases, alone = planned_cases(options, devices)
     plan = Plan(
         cases=cases,
-        rivals=select(options.peers),
+        rivals=select(options.peers, devices),
         threads=_threads(options.threads),
         budget=_QUICK if options.shapes == "quick" else _THOROUGH,
         workloads={} if options.no_workload else dict(WORKLOADS),
+        alone=alone,
     )
     results = _with_bar(plan, options.json)
-    from bench.terminal import print_results, terminal
-
     print_results(results)
     if options.plots is not None:
         for picture in _draw(results, options.plots):
@@ -195,9 +228,10 @@ def _run(options: argparse.Namespace) -> int:
 def _with_bar(plan: Plan, path: Path) -> Results:
     from bench.terminal import Bar
 
-    total = sum(effort(case) for case in plan.cases) + 5 + 2 * (1 + len(plan.rivals))
-    total = total * len(plan.threads) + EFFORT * len(plan.workloads)
-    total += COMPILE_EFFORT * len({(case.cell, case.dtype) for case in plan.cases})
+    total = EFFORT * len(plan.workloads)
+    for stage in plan.stages():
+        total += sum(effort(case) for case in stage.cases) + 5 + 2 * (1 + len(stage.rivals))
+    total += COMPILE_EFFORT * len({(case.cell, case.dtype, case.device) for case in plan.cases})
     with Bar(total) as bar:
         return execute(plan, bar, keep=_keeper(path, bar.say))
 

@@ -1,7 +1,7 @@
 """Two runs compared: what got slower, by more than the noise of the runs and the drift of the machine.
 
-The rivals' code is the same in both runs if their versions are, so the median of their ratios is what the machine
-itself changed; ours are judged after dividing by it. A case counts as slower if its ratio is beyond three times
+The rivals' code is the same in both runs if their versions are, so the median of their ratios on a device is what the
+device itself changed; ours are judged after dividing by it. A case counts as slower if its ratio is beyond three times
 the spread of both runs' blocks, and beyond a tenth in any case.
 """
 
@@ -13,9 +13,10 @@ from statistics import median, quantiles
 from typing import Any
 
 from bench.cases import Case
+from bench.devices import DEVICES
 from bench.machine import QUIET_LOAD
 from bench.peers import OURS
-from bench.results import Results
+from bench.results import Results, described_as
 from bench.tables import Table, seconds_text
 
 __all__ = ["Change", "changes", "comparison_table", "drift"]
@@ -62,30 +63,37 @@ def _spread(entry: dict[str, Any]) -> float:
     return (high - low) / 2 / middle
 
 
-def drift(before: Results, after: Results) -> float:
-    """How many times as long the rivals took in the second run; 1 where too few can tell."""
+def drift(before: Results, after: Results, device: str = "cpu") -> float:
+    """How many times as long the rivals on a device took in the second run; 1 where too few can tell."""
     first, second = _timed(before), _timed(after)
     versions = [{n: c["versions"] for n, c in r["contenders"].items()} for r in (before, after)]
-    same = {name for name in versions[0] if versions[0][name] == versions[1].get(name)} - {OURS}
+    same = {name for name in versions[0] if versions[0][name] == versions[1].get(name)}
     ratios = [
         second[key]["seconds"] / entry["seconds"]
         for key, entry in first.items()
-        if key in second and key[1].split()[0] in same
+        if key in second
+        and _device(key[0]) == device
+        and (name := key[1].split()[0]) != OURS
+        and described_as(name, device) in same
     ]
     return median(ratios) if len(ratios) >= _CONTROLS else 1.0
+
+
+def _device(key: str) -> str:
+    return key.split()[-2]  # a case's key ends with its device; the threads follow
 
 
 def changes(before: Results, after: Results) -> list[Change]:
     """Our cases that both runs timed."""
     first, second = _timed(before), _timed(after)
-    machine = drift(before, after)
+    machine = {device: drift(before, after, device) for device in DEVICES}
     return [
         Change(
             key,
             label,
             entry["seconds"],
             second[key, label]["seconds"],
-            second[key, label]["seconds"] / entry["seconds"] / machine,
+            second[key, label]["seconds"] / entry["seconds"] / machine[_device(key)],
             hypot(_spread(entry), _spread(second[key, label])),
         )
         for (key, label), entry in first.items()
@@ -93,14 +101,15 @@ def changes(before: Results, after: Results) -> list[Change]:
     ]
 
 
-def comparison_table(found: list[Change], machine: float, loads: tuple[float | None, ...] = ()) -> Table:
-    """All changes, the slower ones marked; ``loads`` are those that the machine had before the runs."""
+def comparison_table(found: list[Change], machine: dict[str, float], loads: tuple[float | None, ...] = ()) -> Table:
+    """All changes, the slower ones marked; ``machine`` is each device's drift, ``loads`` were the machine's before."""
     table = Table("after / before", ["case", "kernel", "before", "after", "ratio", "noise", ""])
     for c in sorted(found, key=lambda c: -c.ratio):
         mark = {"slower": "SLOWER", "faster": "faster", "same": ""}[c.verdict]
         times = [seconds_text(c.before_s), seconds_text(c.after_s)]
         table.rows.append([c.key, c.label, *times, f"{c.ratio:.3f}", f"±{c.noise:.3f}", mark])
-    table.notes.append(f"the rivals' times changed by {machine:.3f}: the machine's part, taken out of the ratios")
+    taken_out = ", ".join(f"{factor:.3f} on {device}" for device, factor in machine.items())
+    table.notes.append(f"the rivals' times changed by {taken_out}: the machine's part, taken out of the ratios")
     busy = [load for load in loads if load is not None and load > QUIET_LOAD]
     if busy:
         table.notes.append(f"a run began on a busy machine (load {max(busy):.1f}): measure again before believing this")

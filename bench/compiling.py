@@ -32,18 +32,21 @@ def kernel_key(case: Case) -> str:
 
 
 class FirstCalls:
-    """Served by a process: makes first calls of fastrnn on tiny shapes."""
+    """Served by a process: makes first calls of fastrnn on tiny shapes of one device."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, device: str = "cpu") -> None:
         from bench.peers.fastrnn_layers import FastrnnLayers
 
-        self._peer = FastrnnLayers(threads)
-        # What any first kernel costs a process, whichever it is: loading Numba and its typing of arrays.
-        self._call(Case("rnn_tanh", 0, 0, 1, 1))
+        self._peer = FastrnnLayers(threads, device)
+        if device == "cpu":
+            # What any first kernel costs a process, whichever it is: loading Numba and its typing of arrays.
+            self._call(Case("rnn_tanh", 0, 0, 1, 1))
 
     def _call(self, case: Case) -> float:
         started = time.perf_counter()
-        self._peer.program(case, "").run()
+        program = self._peer.program(case, "")
+        program.run()
+        program.timer.wait()
         return time.perf_counter() - started
 
     def call(self, case: dict[str, Any]) -> float:
@@ -54,11 +57,12 @@ class FirstCalls:
 def compile_kernels(cases: Sequence[Case], threads: int, progress: Progress, effort: float) -> dict[str, float]:
     """Seconds of the first call by ``kernel_key``, in one process per core; ``effort`` is for all of them.
 
-    Cells are shared out whole, since the modes of one cell have kernels in common.
+    All cases are of one device. Cells are shared out whole, since the modes of one cell have kernels in common. What
+    the device has no kernels for is missing in the answer.
     """
-    by_cell: dict[tuple[str, str, str], dict[str, Case]] = {}
+    by_cell: dict[tuple[str, str], dict[str, Case]] = {}
     for case in cases:
-        by_cell.setdefault((case.cell, case.dtype, case.device), {}).setdefault(kernel_key(case), case)
+        by_cell.setdefault((case.cell, case.dtype), {}).setdefault(kernel_key(case), case)
     waiting: queue.SimpleQueue[list[Case]] = queue.SimpleQueue()
     for kernels in by_cell.values():
         waiting.put(list(kernels.values()))
@@ -74,16 +78,18 @@ def compile_kernels(cases: Sequence[Case], threads: int, progress: Progress, eff
                 try:
                     seconds[kernel_key(case)] = worker.call("call", case=case.to_json())
                 except WorkerError as error:
+                    if error.kind == "UnsupportedError":
+                        continue
                     progress.say(f"{case.key}: the first call failed: {error}")
             progress.advance(effort / len(by_cell))
 
-    _in_processes(work, min(machine.available_cores(), len(by_cell)), threads)
+    _in_processes(work, min(machine.available_cores(), len(by_cell)), threads, cases[0].device)
     return {kernel_key(case): seconds[kernel_key(case)] for case in cases if kernel_key(case) in seconds}
 
 
-def _in_processes(work: Any, count: int, threads: int) -> None:
+def _in_processes(work: Any, count: int, threads: int, device: str) -> None:
     target = f"{__name__}:{FirstCalls.__name__}"
-    workers = [Worker(target, {"threads": threads}, threads) for _ in range(count)]
+    workers = [Worker(target, {"threads": threads, "device": device}, threads, device) for _ in range(count)]
     try:
         helpers = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
         for helper in helpers:

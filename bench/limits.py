@@ -1,7 +1,8 @@
 """What this machine can do at most, measured in the same run as everything else.
 
-``measure(threads)`` gives the FMA peak (float32 and float64) and the load bandwidth of each memory level with
-that many threads. ``floor_seconds(case, limits)`` turns them into the time that no kernel can go below.
+``measure(threads)`` gives the CPU's FMA peak (float32 and float64) and the load bandwidth of each memory level with
+that many threads; ``bench.limits_cuda`` the GPU's. ``floor_seconds(case, limits)`` turns either into the time that
+no kernel can go below.
 """
 
 from __future__ import annotations
@@ -132,11 +133,15 @@ def _level_of(case: Case, limits: dict[str, Any]) -> str:
 
 
 def nearer_limit(case: Case, limits: dict[str, Any]) -> tuple[str, float]:
-    """The limit that binds a case and its time in seconds: ``"FMA"`` or the level that holds the weights."""
-    level = _level_of(case, limits)
-    arithmetic = case.flops / limits["flops"][case.dtype]
+    """The limit that binds a case, and its time in seconds.
+
+    Arithmetic: ``"FMA"``, on a GPU ``"GEMM"``, the rate of large products in that precision. Or what has to be moved:
+    the level of cache that holds the weights, on a GPU ``"memory"``. What a device was not measured for is no limit.
+    """
+    level, arithmetic = (_level_of(case, limits), "FMA") if case.device == "cpu" else ("memory", "GEMM")
+    computing = case.flops / limits["flops"].get(case.dtype, float("inf"))
     loading = case.streamed_bytes / limits["bytes"][level]
-    return ("FMA", arithmetic) if arithmetic >= loading else (level, loading)
+    return (arithmetic, computing) if computing >= loading else (level, loading)
 
 
 def floor_seconds(case: Case, limits: dict[str, Any]) -> float:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT
+from bench import ROOT, devices
 from bench.limits import cache_sizes
 
 __all__ = ["QUIET_LOAD", "available_cores", "commit", "describe", "physical_cores"]
@@ -60,8 +61,8 @@ def load() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
-def describe() -> dict[str, Any]:
-    """The machine, as stored in a results file."""
+def describe(used: Collection[str] = ()) -> dict[str, Any]:
+    """The machine and the devices that are used, as stored in a results file."""
     from llvmlite import binding
 
     features = binding.get_host_cpu_features()
@@ -77,6 +78,7 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "load": load(),
+        "devices": {name: devices.describe(name) for name in used if name != "cpu"},
     }
 
 

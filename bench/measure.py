@@ -2,14 +2,15 @@
 
 A round gives each contender one block, in an order that turns from round to round, so that a machine that gets
 slower meets all of them alike. What is quoted is the ratio of medians over all samples; its spread are the
-quartiles of the rounds' own ratios.
+quartiles of the rounds' own ratios. Rounds go to the contenders for whom they decide something: a rival far behind
+sits out once it is known to be, and a call of seconds is not repeated for the sake of another digit.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
@@ -19,7 +20,11 @@ from bench.processes import Worker, WorkerError
 
 __all__ = ["Budget", "ratio", "time_case"]
 
+Samples = dict[str, list[list[float]]]
+"""Seconds of a call, by label and block."""
+
 _LEAST_ROUNDS = 3
+_LONG_ROUNDS = 2  # for a program whose single call takes longer than Budget.long_call_s
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,10 @@ class Budget:
     block_s: float = 0.03
     most_s: float = 2.0
     """A contender whose blocks have taken this long sits the further rounds out, three at least."""
+    no_contest: float = 4.0
+    """So does, after three, a rival whose every block takes this many times as long as ours."""
+    long_call_s: float = 2.0
+    """A program that takes longer for one call is timed in two blocks only."""
     close: float = 0.08
     """A best rival nearer than this, relative, is measured over ``extra_rounds`` more."""
     extra_rounds: int = 7
@@ -54,28 +63,32 @@ def time_case(
             entries[label] = report
             if report["status"] == "ready":
                 racing[label] = (worker, variant)
-    samples = {label: [] for label in racing}
-    _race(racing, samples, entries, budget, budget.rounds)
+    samples: Samples = {label: [] for label in racing}
+    _race(racing, samples, entries, budget, budget.rounds, ours)
     if _close_call(samples, ours, budget.close):
-        _race(racing, samples, entries, budget, budget.extra_rounds)
+        _race(racing, samples, entries, budget, budget.extra_rounds, ours)
     for label, blocks in samples.items():
         if label in racing:
-            entries[label] |= {"status": "timed"} | _summary(blocks) | _memory(racing[label][0])
+            memory = {} if "peak_bytes" in entries[label] else _memory(racing[label][0])
+            entries[label] |= {"status": "timed"} | _summary(blocks) | memory
     return entries
 
 
 def _race(
     racing: dict[str, tuple[Worker, str]],
-    samples: dict[str, list[list[float]]],
+    samples: Samples,
     entries: dict[str, dict[str, Any]],
     budget: Budget,
     rounds: int,
+    ours: str,
 ) -> None:
     labels = list(racing)
+    if not labels:
+        return
     spent = dict.fromkeys(labels, 0.0)
     for turn in range(rounds):
         for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
-            if label not in racing or (turn >= _LEAST_ROUNDS and spent[label] > budget.most_s):
+            if label not in racing or _sits_out(label, samples, spent[label], budget, ours):
                 continue
             worker, variant = racing[label]
             started = time.perf_counter()
@@ -87,9 +100,46 @@ def _race(
                 del racing[label]
 
 
+def _sits_out(label: str, samples: Samples, spent: float, budget: Budget, ours: str) -> bool:
+    """Whether a contender has had rounds enough: its calls or blocks are long, or it is a rival far behind ours.
+
+    Judged by its quickest block: one that was disturbed must not cost it the others.
+    """
+    blocks = samples[label]
+    if len(blocks) < _LONG_ROUNDS:
+        return False
+    quickest = min(median(block) for block in blocks)
+    if quickest > budget.long_call_s:
+        return True
+    if len(blocks) < _LEAST_ROUNDS:
+        return False
+    if spent > budget.most_s:
+        return True
+    mine = _median_of(samples, lambda name: name == ours)
+    return label.split()[0] != ours and mine is not None and quickest > budget.no_contest * mine
+
+
+def _median_of(samples: Samples, chosen: Callable[[str], bool]) -> float | None:
+    """The best median of the chosen contenders; None if none of them has been timed."""
+    medians = [
+        median(s for block in blocks for s in block)
+        for label, blocks in samples.items()
+        if blocks and chosen(label.split()[0])
+    ]
+    return min(medians, default=None)
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Low, median, high; within the values, as is right for few of them."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
 def _summary(blocks: Sequence[Sequence[float]]) -> dict[str, Any]:
     flat = [s for block in blocks for s in block]
-    low, middle, high = quantiles(flat, n=4) if len(flat) > 1 else [flat[0]] * 3
+    low, middle, high = _quartiles(flat)
     return {
         "seconds": middle,
         "low": low,
@@ -106,15 +156,14 @@ def _memory(worker: Worker) -> dict[str, Any]:
         return {"peak_bytes": None}
 
 
-def _close_call(samples: Mapping[str, Sequence[Sequence[float]]], ours: str, close: float) -> bool:
-    middles = {label: median(s for block in blocks for s in block) for label, blocks in samples.items() if blocks}
-    mine = [m for label, m in middles.items() if label.split()[0] == ours]
-    theirs = [m for label, m in middles.items() if label.split()[0] != ours]
-    return bool(mine and theirs) and abs(math.log(min(theirs) / min(mine))) < close
+def _close_call(samples: Samples, ours: str, close: float) -> bool:
+    mine = _median_of(samples, lambda name: name == ours)
+    theirs = _median_of(samples, lambda name: name != ours)
+    return mine is not None and theirs is not None and abs(math.log(theirs / mine)) < close
 
 
 def ratio(rival: Mapping[str, Any], mine: Mapping[str, Any]) -> tuple[float, float, float]:
     """How many times as long the rival takes: the ratio of medians, and the quartiles of the rounds' ratios."""
     rounds = [r / m for r, m in zip(rival["blocks"], mine["blocks"], strict=False)]
-    low, _, high = quantiles(rounds, n=4) if len(rounds) > 1 else [rounds[0]] * 3
+    low, _, high = _quartiles(rounds)
     return rival["seconds"] / mine["seconds"], low, high

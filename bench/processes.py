@@ -18,6 +18,7 @@ import threading
 from typing import Any
 
 from bench import ROOT
+from bench.devices import environment
 
 __all__ = ["Worker", "WorkerError", "thread_environment"]
 
@@ -51,16 +52,16 @@ class Worker:
     """One object served by a child process; ``call`` runs a method there.
 
     target: ``"module:Class"``, called with ``arguments``. threads: given to every library in the child through
-    the environment.
+    the environment. device: the one that the child works on; on the CPU it sees no GPU.
     """
 
-    def __init__(self, target: str, arguments: dict[str, Any], threads: int) -> None:
+    def __init__(self, target: str, arguments: dict[str, Any], threads: int, device: str = "cpu") -> None:
         self.target = target
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", target],
             cwd=ROOT,
-            env=thread_environment(threads),
+            env=thread_environment(threads) | environment(device),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -7,8 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from bench import RESULTS, ROOT
+from bench.crossover import answers
 from bench.results import Results
-from bench.tables import Table, groups, markdown, mode_table, ours, ratio_text, seconds_text
+from bench.tables import (
+    Table,
+    bytes_text,
+    device_text,
+    groups,
+    limits_text,
+    markdown,
+    mode_table,
+    ours,
+    ratio_text,
+    seconds_text,
+)
 
 __all__ = ["PUBLISHED", "README", "readme_block", "update_readme", "write_report"]
 
@@ -100,10 +112,8 @@ def _machine_lines(results: Results) -> list[str]:
         f"{m['system']}, Python {m['python']}",
         f"- measured {results['created']}, commit {(commit['hash'] or 'unknown')[:12]}{changed}",
     ]
-    for threads, limits in results["limits"].items():
-        flops = ", ".join(f"{dtype} {rate / 1e9:.0f}" for dtype, rate in limits["flops"].items())
-        levels = ", ".join(f"{level} {rate / 1e9:.0f}" for level, rate in limits["bytes"].items())
-        lines.append(f"- limits with {threads} thread(s): FMA GFLOP/s {flops}; loads GB/s {levels}")
+    lines += [f"- {device}: {device_text(about)}" for device, about in m.get("devices", {}).items()]
+    lines += [f"- {limits_text(key, limits)}" for key, limits in results["limits"].items()]
     for name, about in results["contenders"].items():
         parts = [f"{k} {v}" for k, v in about["versions"].items()]
         parts += [f"{k}={v}" for k, v in about["settings"].items()]
@@ -117,14 +127,14 @@ def detail_table(results: Results) -> Table:
     table = Table("Every figure", [*columns, "peak memory", "error", "how"])
     for row in results["cases"]:
         c = row["case"]
-        name = f"{c['cell']} {c['T']},{c['B']},{c['I']},{c['H']} {c['dtype']} {c['mode']}"
+        name = f"{c['cell']} {c['T']},{c['B']},{c['I']},{c['H']} {c['dtype']} {c['mode']} {c['device']}"
         for label, e in row["entries"].items():
             start = [name, str(row["threads"]), label]
             if e["status"] != "timed":
                 table.rows.append([*start, e["status"], *[""] * 6, e["why"]])
                 continue
             spread = f"{seconds_text(e['low'])} to {seconds_text(e['high'])}"
-            memory = "" if e.get("peak_bytes") is None else f"{e['peak_bytes'] / 2**20:.0f} MiB"
+            memory = bytes_text(e.get("peak_bytes"))
             rate = f"{row['flops'] / e['seconds'] / 1e9:.1f}"
             calls = [seconds_text(e["first_call_s"]), seconds_text(e["warmup_s"])]
             table.rows.append(
@@ -143,6 +153,9 @@ def write_report(results: Results, folder: Path, pictures: list[Path]) -> Path:
     for about, rows in groups(results):
         table = mode_table(about, rows)
         parts += [f"## {table.title}", "", markdown(table), ""]
+    crossover = answers(results)
+    if crossover:
+        parts += ["## CPU or GPU", "", *(f"- {line}" for line in crossover), ""]
     for name, figures in results["workloads"].items():
         parts += [f"## {name}", "", figures["summary"], ""]
     details = detail_table(results)

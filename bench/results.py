@@ -3,20 +3,28 @@
 Version 1
 ---------
 schema, created, commit, machine, settings      where, when, how
-contenders: {name: {versions, settings, import_s}}
-limits: {threads: {flops: {dtype: FLOP/s}, bytes: {level: B/s}, cache: {level: bytes}}}
+contenders: {name, or "name (cuda)": {versions, settings, import_s}}
+limits: {threads, or "cuda": {flops: {precision: FLOP/s}, bytes: {level: B/s}, cache: {level: bytes}}}
 cases: [{case: {cell, T, B, I, H, dtype, mode, device}, threads, compile_s, flops, streamed_bytes, limit, floor_s,
          entries: {"name" or "name variant": entry}}]
-workloads: {name: figures}
+workloads: {name: figures}; of a training's losses every ``losses_every``-th
 elapsed_s: {stage of the run: seconds}
 complete: False if the run was broken off
+
+machine.devices has one entry per device beyond the CPU: {"cuda": {name, memory_bytes, compute_capability,
+multiprocessors, driver, driver_cuda, packages: {name: version}}}. On cuda the limits are GEMM rates and the memory's
+copying rate ("memory"), and threads are those of the host.
 
 compile_s is the first call of our kernels on tiny shapes, in a process of its own: compiling, or loading from
 the cache. floor_s is the time that the nearer ``limit`` allows.
 
 An entry has ``status``: "timed", "refused", "unsupported", "failed" (these with ``why``); if timed also
 seconds, low, high (median and quartiles of all samples), blocks (each block's median, in turn with everyone
-else's), samples, first_call_s, prepare_s, warmup_s, error, tolerance, peak_bytes, how, native.
+else's), samples, first_call_s, prepare_s, warmup_s, error, tolerance, peak_bytes, how, native, precision.
+peak_bytes is the process's resident memory, on cuda what one variant held of the device's. A rival has fewer blocks
+than others if it was far behind ours, or long.
+
+Files of the first days lack elapsed_s, machine.devices, precision and losses_every (then: all).
 """
 
 from __future__ import annotations
@@ -26,7 +34,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCHEMA", "ResultsError", "load", "save"]
+__all__ = ["SCHEMA", "ResultsError", "described_as", "load", "save"]
 
 SCHEMA = 1
 
@@ -35,6 +43,11 @@ Results = dict[str, Any]
 
 class ResultsError(ValueError):
     """The file is not one of ours, or of a version that this code does not know."""
+
+
+def described_as(name: str, device: str) -> str:
+    """The key among ``contenders`` of what was said about a contender on a device."""
+    return name if device == "cpu" else f"{name} ({device})"
 
 
 def save(results: Results, path: Path) -> None:
@@ -58,5 +71,5 @@ def load(path: Path) -> Results:
         raise ResultsError(f"{path}: not a results file of fastrnn's benchmark (no schema version)")
     if schema > SCHEMA:
         raise ResultsError(f"{path}: schema version {schema}, this code reads up to {SCHEMA}")
-    results.setdefault("elapsed_s", {})  # files of the first days lack it
+    results.setdefault("elapsed_s", {})
     return results

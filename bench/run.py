@@ -1,4 +1,7 @@
-"""One whole run: the machine's limits, every case on every contender, the workloads; and the file it leaves."""
+"""One whole run: each device's limits, every case on every contender, the workloads; and the file it leaves.
+
+A ``Stage`` is what is measured with one device and one number of threads: its contenders live for that long.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ from typing import Any, Protocol
 from bench import machine
 from bench.cases import Case
 from bench.compiling import compile_kernels, kernel_key
+from bench.devices import DEVICES, LIMITS, limits_key
 from bench.limits import nearer_limit
 from bench.measure import Budget, time_case
 from bench.peers import OURS, REGISTRY
 from bench.processes import Worker, WorkerError
-from bench.results import SCHEMA, Results
+from bench.results import SCHEMA, Results, described_as
 
 __all__ = ["COMPILE_EFFORT", "Plan", "Progress", "execute"]
 
@@ -32,6 +36,40 @@ class Plan:
     threads: Sequence[int]
     budget: Budget
     workloads: dict[str, Callable[[int, Progress], dict[str, Any]]] = field(default_factory=dict)
+    alone: frozenset[Case] = frozenset()
+    """Cases in which rivals do not take part: the crossover is between our two devices."""
+
+    def stages(self) -> list[Stage]:
+        """The CPU with each number of threads, then the GPU with the host's largest."""
+        found = []
+        for device in DEVICES:
+            cases = [case for case in self.cases if case.device == device]
+            rivals = [name for name in self.rivals if device in REGISTRY[name].devices]
+            for threads in self.threads if device == "cpu" else [max(self.threads)]:
+                if cases or (device == "cpu" and not self.cases):
+                    found.append(Stage(device, threads, cases, rivals))
+        return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A device, the threads of its host processes, its cases in order, and its rivals."""
+
+    device: str
+    threads: int
+    cases: list[Case]
+    rivals: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.threads} threads" if self.device == "cpu" else self.device
+
+    @property
+    def limits_key(self) -> str:
+        return limits_key(self.device, self.threads)
+
+    def holds(self, row: dict[str, Any]) -> bool:
+        """Whether a results file's case was measured in this stage."""
+        return row["case"]["device"] == self.device and row["threads"] == self.threads
 
 
 class Progress(Protocol):
@@ -44,6 +82,8 @@ class Progress(Protocol):
 
 def effort(case: Case) -> float:
     """About how long a case takes, in seconds on a usual machine: a constant, and the slow rivals' share."""
+    if case.device == "cuda":
+        return 2.0 + 30e-12 * min(case.flops, 4e11) + 3e-12 * case.flops
     return 0.6 + 60e-12 * case.flops + 3e-3 * case.T
 
 
@@ -53,7 +93,7 @@ def skeleton(plan: Plan) -> Results:
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": machine.commit(),
-        "machine": machine.describe(),
+        "machine": machine.describe({case.device for case in plan.cases}),
         "settings": {
             "threads": list(plan.threads),
             "rivals": list(plan.rivals),
@@ -88,10 +128,10 @@ def execute(plan: Plan, progress: Progress, keep: Callable[[Results], None]) -> 
         progress.say(f"other programs are running (load {load:.1f}): expect figures that are too slow and uneven")
     try:
         with _elapsed("compiling", results):
-            compiled = _compile(plan, progress) if plan.cases else {}
-        for threads in plan.threads:
-            with _elapsed(f"cases, {threads} threads", results):
-                _measure_at(threads, plan, compiled, progress, results, keep)
+            compiled = _compile(plan, progress)
+        for stage in plan.stages():
+            with _elapsed(f"cases, {stage}", results):
+                _Measurement(stage, plan, compiled, progress, results, keep).carry_out()
         for name, workload in plan.workloads.items():
             with _elapsed(name, results):
                 results["workloads"][name] = workload(max(plan.threads), progress)
@@ -108,43 +148,106 @@ COMPILE_EFFORT = 5.0
 
 
 def _compile(plan: Plan, progress: Progress) -> dict[str, float]:
-    kernels = {(case.cell, case.dtype) for case in plan.cases}
-    total = COMPILE_EFFORT * len(kernels)
-    progress.begin(f"compiling the kernels of {len(kernels)} cells", total)
-    return compile_kernels(plan.cases, max(plan.threads), progress, total)
+    compiled = {}
+    for device in DEVICES:
+        cases = [case for case in plan.cases if case.device == device]
+        if cases:
+            total = COMPILE_EFFORT * len({(case.cell, case.dtype) for case in cases})
+            progress.begin(f"compiling the kernels of {len({case.cell for case in cases})} cells, {device}", total)
+            compiled |= compile_kernels(cases, max(plan.threads), progress, total)
+    return compiled
 
 
-def _measure_at(
-    threads: int,
-    plan: Plan,
-    compiled: dict[str, float],
-    progress: Progress,
-    results: Results,
-    keep: Callable[[Results], None],
-) -> None:
-    progress.begin(f"limits of this machine, {threads} thread{'s' * (threads > 1)}", 3)
-    with _workers({"limits": ("bench.limits:Limits", {})}, threads, progress) as helpers:
-        limits = helpers["limits"].call("measure", threads=threads)
-        results["limits"][str(threads)] = limits
-        progress.advance(3)
-        if not plan.cases:
-            return
-        progress.begin(f"starting {', '.join((OURS, *plan.rivals))}", 2 * (1 + len(plan.rivals)))
-        served = {
-            name: ("bench.contender:Contender", {"peer": REGISTRY[name].target, "threads": threads})
-            for name in (OURS, *plan.rivals)
-        }
-        with _workers(served, threads, progress, advance=2) as contenders:
-            for name, worker in contenders.items():
-                results["contenders"][name] = worker.call("describe")
-            _all_cases(threads, plan, compiled, contenders, progress, results, keep)
-        progress.begin("limits of this machine, once more", 2)
-        again = helpers["limits"].call("measure", threads=threads)
-        progress.advance(2)
+@dataclass
+class _Measurement:
+    """One stage of a run: its limits, its cases, its limits once more."""
+
+    stage: Stage
+    plan: Plan
+    compiled: dict[str, float]
+    progress: Progress
+    results: Results
+    keep: Callable[[Results], None]
+
+    def carry_out(self) -> None:
+        stage, progress, results = self.stage, self.progress, self.results
+        progress.begin(f"limits of this machine, {stage}", 3)
+        with self._workers({"limits": (LIMITS[stage.device], {})}) as helpers:
+            limits = helpers["limits"].call("measure", threads=stage.threads)
+            results["limits"][stage.limits_key] = limits
+            progress.advance(3)
+            if not stage.cases:
+                return
+            self._with_contenders(limits)
+            progress.begin("limits of this machine, once more", 2)
+            again = helpers["limits"].call("measure", threads=stage.threads)
+            progress.advance(2)
         _settle_limits(limits, again, progress)
-        for row in results["cases"]:
-            if row["threads"] == threads:
-                row["limit"], row["floor_s"] = nearer_limit(Case(**row["case"]), limits)
+        for row in filter(stage.holds, results["cases"]):
+            row["limit"], row["floor_s"] = nearer_limit(Case(**row["case"]), limits)
+
+    def _with_contenders(self, limits: dict[str, Any]) -> None:
+        stage = self.stage
+        names = (OURS, *stage.rivals)
+        self.progress.begin(f"starting {', '.join(names)}", 2 * len(names))
+        given = {"threads": stage.threads, "device": stage.device}
+        served = {name: ("bench.contender:Contender", {"peer": REGISTRY[name].target} | given) for name in names}
+        with (
+            self._workers(served, advance=2) as contenders,
+            self._workers({"reference": ("bench.checks:Reference", {})}) as helpers,
+            tempfile.TemporaryDirectory(prefix="fastrnn-bench-") as folder,
+        ):
+            for name, worker in contenders.items():
+                self.results["contenders"][described_as(name, stage.device)] = worker.call("describe")
+            expected = str(Path(folder) / "reference.npz")
+            for case in stage.cases:
+                among = {OURS: contenders[OURS]} if case in self.plan.alone else contenders
+                self._measure(case, among, helpers["reference"], expected, limits)
+
+    def _measure(
+        self, case: Case, contenders: dict[str, Worker], reference: Worker, expected: str, limits: dict[str, Any]
+    ) -> None:
+        self.progress.begin(f"{case.cell} {case.T},{case.B},{case.I},{case.H} {case.mode}", effort(case))
+        reference.call("save", case=case.to_json(), path=expected)
+        entries = time_case(case, contenders, expected, self.plan.budget, OURS)
+        limit, floor = nearer_limit(case, limits)
+        self.results["cases"].append(
+            {
+                "case": case.to_json(),
+                "threads": self.stage.threads,
+                "compile_s": self.compiled.get(kernel_key(case)),
+                "flops": case.flops,
+                "streamed_bytes": case.streamed_bytes,
+                "limit": limit,
+                "floor_s": floor,
+                "entries": entries,
+            }
+        )
+        for label, entry in entries.items():
+            if entry["status"] in ("refused", "failed"):
+                self.progress.say(f"{case.key}: {label} {entry['status']}: {entry['why']}")
+        self.progress.advance(effort(case))
+        self.keep(self.results)
+
+    @contextmanager
+    def _workers(
+        self, served: dict[str, tuple[str, dict[str, Any]]], advance: float = 0
+    ) -> Iterator[dict[str, Worker]]:
+        """Start the processes, all ended again on leaving; a rival that cannot start is left out, and said so."""
+        workers: dict[str, Worker] = {}
+        try:
+            for name, (target, arguments) in served.items():
+                try:
+                    workers[name] = Worker(target, arguments, self.stage.threads, self.stage.device)
+                except WorkerError as error:
+                    if name not in REGISTRY or name == OURS:
+                        raise
+                    self.progress.say(f"{name} is left out on {self.stage.device}: {error}")
+                self.progress.advance(advance)
+            yield workers
+        finally:
+            for worker in workers.values():
+                worker.close()
 
 
 def _settle_limits(limits: dict[str, Any], again: dict[str, Any], progress: Progress) -> None:
@@ -157,63 +260,3 @@ def _settle_limits(limits: dict[str, Any], again: dict[str, Any], progress: Prog
                     f"{name}: {before / 1e9:.0f} G/s before the run, {rate / 1e9:.0f} after: not a quiet machine"
                 )
             limits[kind][name] = max(rate, before)
-
-
-def _all_cases(
-    threads: int,
-    plan: Plan,
-    compiled: dict[str, float],
-    contenders: dict[str, Worker],
-    progress: Progress,
-    results: Results,
-    keep: Callable[[Results], None],
-) -> None:
-    limits = results["limits"][str(threads)]
-    with (
-        _workers({"reference": ("bench.checks:Reference", {})}, threads, progress) as helpers,
-        tempfile.TemporaryDirectory(prefix="fastrnn-bench-") as folder,
-    ):
-        expected = str(Path(folder) / "reference.npz")
-        for case in plan.cases:
-            progress.begin(f"{case.cell} {case.T},{case.B},{case.I},{case.H} {case.mode}", effort(case))
-            helpers["reference"].call("save", case=case.to_json(), path=expected)
-            entries = time_case(case, contenders, expected, plan.budget, OURS)
-            limit, floor = nearer_limit(case, limits)
-            results["cases"].append(
-                {
-                    "case": case.to_json(),
-                    "threads": threads,
-                    "compile_s": compiled.get(kernel_key(case)),
-                    "flops": case.flops,
-                    "streamed_bytes": case.streamed_bytes,
-                    "limit": limit,
-                    "floor_s": floor,
-                    "entries": entries,
-                }
-            )
-            for label, entry in entries.items():
-                if entry["status"] in ("refused", "failed"):
-                    progress.say(f"{case.key}: {label} {entry['status']}: {entry['why']}")
-            progress.advance(effort(case))
-            keep(results)
-
-
-@contextmanager
-def _workers(
-    served: dict[str, tuple[str, dict[str, Any]]], threads: int, progress: Progress, advance: float = 0
-) -> Iterator[dict[str, Worker]]:
-    """Start the processes, all ended again on leaving; a rival that cannot start is left out, and said so."""
-    workers: dict[str, Worker] = {}
-    try:
-        for name, (target, arguments) in served.items():
-            try:
-                workers[name] = Worker(target, arguments, threads)
-            except WorkerError as error:
-                if name not in REGISTRY or name == OURS:
-                    raise
-                progress.say(f"{name} is left out: {error}")
-            progress.advance(advance)
-        yield workers
-    finally:
-        for worker in workers.values():
-            worker.close()

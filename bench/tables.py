@@ -10,7 +10,20 @@ from bench.measure import ratio
 from bench.peers import OURS
 from bench.results import Results
 
-__all__ = ["Table", "groups", "markdown", "mode_table", "ours", "ratio_text", "rivals_in", "seconds_text"]
+__all__ = [
+    "Table",
+    "bytes_text",
+    "device_text",
+    "groups",
+    "limits_text",
+    "markdown",
+    "mode_table",
+    "mode_text",
+    "ours",
+    "ratio_text",
+    "rivals_in",
+    "seconds_text",
+]
 
 
 @dataclass
@@ -31,6 +44,31 @@ def seconds_text(seconds: float) -> str:
             digits = 0 if value >= 100 else 1 if value >= 10 else 2
             return f"{value:.{digits}f} {unit}"
     raise AssertionError
+
+
+def bytes_text(size: int | None) -> str:
+    """In MiB or GiB; empty if it is not known."""
+    if size is None:
+        return ""
+    return f"{size / 2**20:.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+def limits_text(key: str, limits: dict[str, Any]) -> str:
+    """A device's measured limits in one line; ``key`` is the number of threads, or the device."""
+    flops = ", ".join(f"{dtype} {rate / 1e9:.0f}" for dtype, rate in limits["flops"].items())
+    levels = ", ".join(f"{level} {rate / 1e9:.0f}" for level, rate in limits["bytes"].items())
+    if key.isdigit():
+        return f"limits with {key} thread{'s' * (key != '1')}: FMA GFLOP/s {flops}; loads GB/s {levels}"
+    return f"limits of {key}: GEMM GFLOP/s {flops}; copies GB/s {levels}"
+
+
+def device_text(about: dict[str, Any]) -> str:
+    """A GPU in one line."""
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    return (
+        f"{about['name']}, {bytes_text(about['memory_bytes'])}, {about['multiprocessors']} multiprocessors, compute "
+        f"capability {about['compute_capability']}, driver {about['driver']} (CUDA {about['driver_cuda']}), {packages}"
+    )
 
 
 def ratio_text(rival: dict[str, Any], mine: dict[str, Any]) -> str:
@@ -74,16 +112,24 @@ def ours(row: dict[str, Any]) -> dict[str, Any] | None:
 _TITLES = {"forward": "forward (inference)", "training": "forward + backward", "step": "one step at a time"}
 
 
+def mode_text(mode: str) -> str:
+    """A mode's name in running text."""
+    return {"forward": "forward", "training": "forward + backward", "step": "one step at a time"}[mode]
+
+
 def mode_table(about: dict[str, Any], rows: list[dict[str, Any]]) -> Table:
-    """One mode's table: our time, its share of the nearer limit, and how many times as long each rival takes."""
+    """One mode's table: our time, its share of the nearer limit, and how many times as long each rival takes.
+
+    Where we were not timed, the rivals' own times.
+    """
     rivals = rivals_in(rows)
     unfrozen = about["mode"] == "forward"
-    title = (
-        f"{_TITLES[about['mode']]}, {about['dtype']}, {about['device']}, "
-        f"{about['threads']} thread{'s' * (about['threads'] > 1)}"
-    )
+    where = about["device"]
+    if where == "cpu":
+        where += f", {about['threads']} thread{'s' * (about['threads'] > 1)}"
+    title = f"{_TITLES[about['mode']]}, {about['dtype']}, {where}"
     columns = ["cell", "T,B,I,H", "frozen" if unfrozen else "fastrnn"] + ["unfrozen"] * unfrozen
-    columns += ["GFLOP/s", "of limit", *(f"vs {name}" for name in rivals), "compile", "error"]
+    columns += ["GFLOP/s", "of limit", *(f"vs {name}" for name in rivals), "memory", "compile", "error"]
     table = Table(title, columns)
     for row in rows:
         table.rows.append(_row(row, rivals, unfrozen))
@@ -91,28 +137,38 @@ def mode_table(about: dict[str, Any], rows: list[dict[str, Any]]) -> Table:
     table.notes.append(f"vs: how many times as long the rival takes{whom}, and half the spread between rounds")
     if any(not e.get("native", True) for row in rows for e in row["entries"].values()):
         table.notes.append("* the rival has no such cell: written out in its operations, a loop over time")
+    untimed = {f"fastrnn {e['status']}: {e['why']}" for row in rows if (e := ours(row)) and e["status"] != "timed"}
+    table.notes += sorted(untimed)
     return table
 
 
 def _row(row: dict[str, Any], rivals: list[str], unfrozen: bool) -> list[str]:
     case, mine = row["case"], ours(row)
     cells = [case["cell"], f"{case['T']},{case['B']},{case['I']},{case['H']}"]
+    against = [_against(row["entries"].get(name), mine) for name in rivals]
     if mine is None or mine["status"] != "timed":
         status = "missing" if mine is None else mine["status"]
-        return cells + [status] + ["-"] * (4 + unfrozen + len(rivals))
+        return [*cells, status, *["-"] * (2 + unfrozen), *against, "-", "-", "-"]
     cells.append(seconds_text(mine["seconds"]))
     if unfrozen:
         other = row["entries"].get(f"{OURS} unfrozen", {})
         cells.append(seconds_text(other["seconds"]) if other.get("status") == "timed" else "-")
     cells.append(f"{row['flops'] / mine['seconds'] / 1e9:.0f}" if mine["seconds"] else "-")
     cells.append(f"{row['floor_s'] / mine['seconds']:.0%} {row['limit']}")
-    for name in rivals:
-        entry = row["entries"].get(name, {"status": "-"})
-        timed = entry["status"] == "timed"
-        untimed = "-" if entry["status"] == "unsupported" else entry["status"]
-        cells.append(ratio_text(entry, mine) if timed else untimed)
     compiled = row.get("compile_s")
+    cells += [*against, bytes_text(mine.get("peak_bytes")) or "-"]
     return cells + ["-" if compiled is None else f"{compiled:.1f} s", f"{mine['error']:.0e}"]
+
+
+def _against(entry: dict[str, Any] | None, mine: dict[str, Any] | None) -> str:
+    """A rival's cell: the ratio to ours, its own time where there is none of ours, or why it has neither."""
+    if entry is None or entry["status"] == "unsupported":
+        return "-"
+    if entry["status"] != "timed":
+        return entry["status"]
+    if mine is None or mine["status"] != "timed":
+        return seconds_text(entry["seconds"])
+    return ratio_text(entry, mine)
 
 
 def markdown(table: Table) -> str:

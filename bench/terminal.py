@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 from rich import box
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table as RichTable
 
 from bench import tables
+from bench.crossover import answers
 from bench.results import Results
 
 __all__ = ["Bar", "print_header", "print_results", "print_table", "terminal"]
@@ -19,7 +20,7 @@ if not terminal.is_terminal:
     terminal = Console(highlight=False, width=200)
 
 # Columns that go first where the terminal is too narrow for all.
-_DISPENSABLE = ("error", "compile", "GFLOP/s", "unfrozen")
+_DISPENSABLE = ("error", "compile", "memory", "GFLOP/s", "unfrozen")
 
 
 class Bar:
@@ -78,7 +79,7 @@ def _fitting(table: tables.Table, width: int) -> tables.Table:
     """The table, or one without its dispensable columns, as many as must go."""
 
     def needed(t: tables.Table) -> int:
-        return sum(max(map(len, column)) + 2 for column in zip(t.columns, *t.rows, strict=True))
+        return sum(max(map(len, column)) + 3 for column in zip(t.columns, *t.rows, strict=True))
 
     for name in _DISPENSABLE:
         if needed(table) <= width or name not in table.columns:
@@ -99,15 +100,10 @@ def print_header(results: Results) -> None:
         versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
         settings = ", ".join(f"{k}={v}" for k, v in about["settings"].items())
         terminal.print(f"  {name}: {versions}; {settings}")
-    for threads, limits in results["limits"].items():
-        terminal.print(f"  {limits_text(threads, limits)}")
-
-
-def limits_text(threads: str, limits: dict[str, Any]) -> str:
-    """The measured limits in one line."""
-    flops = ", ".join(f"{dtype} {rate / 1e9:.0f}" for dtype, rate in limits["flops"].items())
-    levels = ", ".join(f"{level} {rate / 1e9:.0f}" for level, rate in limits["bytes"].items())
-    return f"limits with {threads} thread(s): FMA GFLOP/s {flops}; loads GB/s {levels}"
+    for device, about in m.get("devices", {}).items():
+        terminal.print(f"  {device}: {tables.device_text(about)}")
+    for key, limits in results["limits"].items():
+        terminal.print(f"  {tables.limits_text(key, limits)}")
 
 
 def print_results(results: Results) -> None:
@@ -115,6 +111,9 @@ def print_results(results: Results) -> None:
     print_header(results)
     for about, rows in tables.groups(results):
         print_table(tables.mode_table(about, rows))
+    batches = answers(results, ("B",))
+    if batches:
+        terminal.print("\nCPU or GPU (by hidden size: python -m bench report)", *batches, sep="\n")
     for name, figures in results["workloads"].items():
         terminal.print(f"\n{name}: {figures['summary']}")
         if figures.get("sample"):

@@ -6,13 +6,14 @@ To add one: a file here with a subclass of ``Peer``, and a line in ``bench/peers
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from bench.cases import Case
 from bench.checks import Outputs
+from bench.devices import HostMemory, Timer, WallTimer
 
-__all__ = ["PUBLISHED_CELLS", "Peer", "Program", "UnsupportedError"]
+__all__ = ["PUBLISHED_CELLS", "Memory", "Peer", "Program", "UnsupportedError"]
 
 
 class UnsupportedError(Exception):
@@ -42,6 +43,8 @@ class Program:
     how : what in the library does the work, for the table's reader
     lacks : outputs that the library cannot give and that are therefore not checked
     native : False where the library lacks the cell and it is written out in the library's operations
+    precision : what the products are computed in, if that is not the case's dtype: "tf32"
+    timer : how calls are timed; for work on a GPU one with events
     """
 
     run: Callable[[], Any]
@@ -49,10 +52,32 @@ class Program:
     how: str
     native: bool = True
     lacks: tuple[str, ...] = ()
+    precision: str | None = None
+    timer: Timer = field(default_factory=WallTimer)
+
+
+class Memory(Protocol):
+    """Weighs what a library holds on a device."""
+
+    def release(self) -> None:
+        """Give back what is not in use: other contenders have cases of their own on the same device."""
+        ...
+
+    def reset(self) -> None:
+        """Begin anew."""
+        ...
+
+    def peak(self) -> int | None:
+        """The most bytes held since ``reset``, without what was held then; None if the library does not tell."""
+        ...
 
 
 class Peer:
-    """A library in a process of its own. The constructor imports it: ImportError means that it is not installed."""
+    """A library in a process of its own, for one device.
+
+    The constructor imports the library (ImportError: not installed) and raises UnsupportedError if the library
+    as installed cannot use the device.
+    """
 
     name: ClassVar[str]
     cells: ClassVar[tuple[str, ...] | None] = None
@@ -62,8 +87,18 @@ class Peer:
     variants: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Ways of running one mode that are timed beside each other; a mode that is not named has one, ""."""
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, device: str = "cpu") -> None:
+        if device not in self.devices:
+            raise UnsupportedError(f"{self.name} does not run on {device}")
+        self.threads, self.device = threads, device
+
+    def variants_of(self, case: Case) -> tuple[str, ...]:
+        """The variants in which a case is timed."""
+        return self.variants.get(case.mode, ("",))
+
+    def memory(self) -> Memory:
+        """What weighs this peer's memory: the process's own on the CPU."""
+        return HostMemory()
 
     def versions(self) -> dict[str, str]:
         """The library's version and those of what it rests on."""

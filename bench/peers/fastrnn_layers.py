@@ -11,18 +11,31 @@ import numpy as np
 import fastrnn
 from bench.cases import Case
 from bench.checks import Outputs
-from bench.peers.base import Peer, Program
+from bench.devices import WallTimer, cupy_timer
+from bench.peers.base import Memory, Peer, Program, UnsupportedError
+from bench.peers.cupy_arrays import PoolMemory, to_host
 from tests.cases import LAYERS
 
 __all__ = ["FastrnnLayers", "make_layer"]
 
 
 def make_layer(case: Case, params: dict[str, np.ndarray]) -> Any:
-    """The layer of a case with its parameters loaded."""
+    """The layer of a case with its parameters loaded. Raises UnsupportedError where its device has no kernels yet."""
     kind, options = LAYERS[case.cell]
-    layer = getattr(fastrnn, kind)(case.I, case.H, dtype=case.dtype, **options)
+    try:
+        layer = getattr(fastrnn, kind)(case.I, case.H, dtype=case.dtype, device=case.device, **options)
+    except NotImplementedError as error:
+        raise UnsupportedError(str(error)) from error
     layer.load_params(params)
     return layer
+
+
+def _array_module(device: str) -> Any:
+    if device == "cpu":
+        return np
+    import cupy
+
+    return cupy
 
 
 def _as_public(states: tuple[np.ndarray, ...]) -> Any:
@@ -37,11 +50,15 @@ class FastrnnLayers(Peer):
     """``frozen`` keeps the packed weights between calls, ``unfrozen`` packs them in every call."""
 
     name = "fastrnn"
+    devices = ("cpu", "cuda")
     variants: ClassVar = {"forward": ("frozen", "unfrozen")}
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
+    def __init__(self, threads: int, device: str = "cpu") -> None:
+        super().__init__(threads, device)
         fastrnn.set_num_threads(threads)
+
+    def memory(self) -> Memory:
+        return super().memory() if self.device == "cpu" else PoolMemory()
 
     def versions(self) -> dict[str, str]:
         return {
@@ -59,24 +76,26 @@ class FastrnnLayers(Peer):
         layer = make_layer(case, problem.params)
         if variant == "frozen":
             layer.freeze()
-        state = _as_public(problem.state)
+        xp = _array_module(case.device)
+        x, dy = xp.asarray(problem.x), xp.asarray(problem.dy)
+        state = _as_public(tuple(xp.asarray(s) for s in problem.state))
 
         def forward() -> Any:
-            y, final = layer(problem.x, state)
+            y, final = layer(x, state)
             return y, final, None
 
         def training() -> Any:
-            y, final, tape = layer.forward(problem.x, state)
-            return y, final, layer.backward(tape, problem.dy)
+            y, final, tape = layer.forward(x, state)
+            return y, final, layer.backward(tape, dy)
 
         stream = layer.stream(case.B, state) if case.mode == "step" else None
 
         def step() -> Any:
             assert stream is not None
             stream.state = state
-            y = np.empty((case.T, case.B, case.H), case.dtype)
+            y = xp.empty((case.T, case.B, case.H), x.dtype)
             for t in range(case.T):
-                stream(problem.x[t], out=y[t])
+                stream(x[t], out=y[t])
             return y, stream.state, None
 
         def outputs(ran: Any) -> Outputs:
@@ -85,7 +104,8 @@ class FastrnnLayers(Peer):
             if grads is not None:
                 arrays |= {"dx": grads.x} | {f"dstate{k}": s for k, s in enumerate(_as_tuple(grads.state))}
                 arrays |= {f"d{name}": gradient for name, gradient in grads.params.items()}
-            return arrays
+            return {name: to_host(array) for name, array in arrays.items()}
 
         run = {"forward": forward, "training": training, "step": step}[case.mode]
-        return Program(run, outputs, how=variant or type(layer).__name__)
+        timer = WallTimer() if case.device == "cpu" else cupy_timer()
+        return Program(run, outputs, how=variant or type(layer).__name__, timer=timer)

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from bench.cases import Case
 from bench.checks import Outputs
-from bench.peers.base import PUBLISHED_CELLS, Peer, Program
+from bench.peers.base import PUBLISHED_CELLS, Memory, Peer, Program, UnsupportedError
 
 __all__ = ["JaxScan"]
 
@@ -61,10 +61,11 @@ def _gru(cell: str, p: Params, z: Any, state: State) -> State:
 _STEPS = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
 
 
-def _sequence(cell: str) -> Callable[[Params, Any, State], tuple[Any, State]]:
-    """(params, x (T, B, I), state) -> y (T, B, H), final state."""
+def _sequence(cell: str, precision: str) -> Callable[[Params, Any, State], tuple[Any, State]]:
+    """(params, x (T, B, I), state) -> y (T, B, H), final state; products of float32 in the precision given."""
     step = _STEPS[cell.split("_")[0]]
 
+    @jax.default_matmul_precision(precision)
     def run(p: Params, x: Any, state: State) -> tuple[Any, State]:
         b_hh = p["bias_hh_l0"]
         if cell == "gru_reset_after":
@@ -81,33 +82,70 @@ def _sequence(cell: str) -> Callable[[Params, Any, State], tuple[Any, State]]:
     return run
 
 
+class JaxMemory:
+    """Device bytes of XLA's allocator, whose peak cannot be reset: one below an earlier peak remains unknown."""
+
+    def __init__(self) -> None:
+        self._device = jax.devices()[0]
+        self.reset()
+
+    def release(self) -> None:
+        pass  # XLA keeps what it has
+
+    def reset(self) -> None:
+        stats = self._device.memory_stats() or {}
+        self._held, self._peak = stats.get("bytes_in_use", 0), stats.get("peak_bytes_in_use", 0)
+
+    def peak(self) -> int | None:
+        peak = (self._device.memory_stats() or {}).get("peak_bytes_in_use", 0)
+        return peak - self._held if peak > self._peak else None
+
+
 class JaxScan(Peer):
-    """XLA on the CPU. Its compiling is the first call; the thread pool takes its size from NPROC."""
+    """XLA. Its compiling is the first call; on the CPU the thread pool takes its size from NPROC.
+
+    On a GPU products of float32 are in TF32 unless the precision is asked for: two variants there.
+    """
 
     name = "jax"
     cells = PUBLISHED_CELLS
+    devices = ("cpu", "cuda")
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
+    def __init__(self, threads: int, device: str = "cpu") -> None:
+        super().__init__(threads, device)
         jax.config.update("jax_enable_x64", True)
-        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_platforms", device)
+        try:
+            jax.devices()
+        except RuntimeError as error:
+            raise UnsupportedError(f"jaxlib {jaxlib.__version__} has no {device} backend") from error
+
+    def memory(self) -> Memory:
+        return super().memory() if self.device == "cpu" else JaxMemory()
+
+    def variants_of(self, case: Case) -> tuple[str, ...]:
+        return ("fp32", "tf32") if (case.device, case.dtype) == ("cuda", "float32") else ("",)
 
     def versions(self) -> dict[str, str]:
         return {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
 
     def settings(self) -> dict[str, Any]:
-        return {"NPROC": self.threads, "jit": True, "matmul_precision": "default (float32 on the CPU)"}
+        if self.device == "cuda":
+            return {"jit": True, "matmul_precision": "the variant's", "timing": "the host's clock, until ready"}
+        return {"NPROC": self.threads, "jit": True, "matmul_precision": "float32"}
 
     def program(self, case: Case, variant: str) -> Program:
         problem = case.problem()
+        precision = "tensorfloat32" if variant == "tf32" else "float32"
         params = {name: jnp.asarray(p) for name, p in problem.params.items()}
         x, dy = jnp.asarray(problem.x), jnp.asarray(problem.dy)
         state = tuple(jnp.asarray(s[0]) for s in problem.state)
-        sequence = jax.jit(_sequence(case.cell))
+        plain = _sequence(case.cell, precision)
+        sequence = jax.jit(plain)
 
         @jax.jit
         def train(params: Params, x: Any, state: State, dy: Any) -> Any:
-            (y, final), back = jax.vjp(_sequence(case.cell), params, x, state)
+            (y, final), back = jax.vjp(plain, params, x, state)
             return y, final, back((dy, tuple(jnp.zeros_like(s) for s in final)))
 
         def forward() -> Any:
@@ -124,7 +162,7 @@ class JaxScan(Peer):
             return np.concatenate(rows), carried
 
         run = {"forward": forward, "training": training, "step": step}[case.mode]
-        return Program(run, _outputs, how="lax.scan under jit")
+        return Program(run, _outputs, how="lax.scan under jit", precision="tf32" if variant == "tf32" else None)
 
 
 def _outputs(ran: Any) -> Outputs:
@@ -134,4 +172,5 @@ def _outputs(ran: Any) -> Outputs:
         ((dparams, dx, dstate),) = rest
         arrays |= {"dx": dx} | {f"dstate{k}": s[None] for k, s in enumerate(dstate)}
         arrays |= {f"d{name}": gradient for name, gradient in dparams.items()}
-    return {name: np.asarray(a) for name, a in arrays.items()}
+    # 16-bit numbers as float32, which holds them exactly
+    return {name: np.asarray(a, np.float32 if a.dtype.itemsize == 2 else None) for name, a in arrays.items()}

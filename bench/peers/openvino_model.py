@@ -22,8 +22,8 @@ class OpenVino(Peer):
     cells = tuple(cell for cell in PUBLISHED_CELLS if "peephole" not in cell)  # it reads them and leaves them out
     modes = ("forward", "step")
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
+    def __init__(self, threads: int, device: str = "cpu") -> None:
+        super().__init__(threads, device)
         self._core = openvino.Core()
 
     def versions(self) -> dict[str, str]:

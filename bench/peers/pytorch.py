@@ -1,17 +1,24 @@
-"""PyTorch, eager: its own modules where it has the cell, the equations in autograd where it has not."""
+"""PyTorch, eager, on either device: its own modules where it has the cell (cuDNN on a GPU), else autograd.
+
+Where it has none the equations are written out in its operations. On a GPU the precision is a variant of its own:
+"fp32" with TF32 off and "tf32" for a float32 case, "fp16" and "bf16" for cases of those dtypes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.cases import Case
 from bench.checks import Outputs
-from bench.peers.base import PUBLISHED_CELLS, Peer, Program
+from bench.devices import WallTimer, torch_timer
+from bench.peers.base import PUBLISHED_CELLS, Memory, Peer, Program, UnsupportedError
 
-__all__ = ["PyTorch"]
+__all__ = ["PyTorch", "State", "WrittenOut"]
 
 State = tuple[Tensor, ...]
 
@@ -23,22 +30,59 @@ _NATIVE = {
 }
 
 
+# The precisions in which a case of each dtype is timed on a GPU.
+_PRECISIONS = {"float32": ("fp32", "tf32"), "float16": ("fp16",), "bfloat16": ("bf16",), "float64": ("fp64",)}
+
+
+def _as_tensor(array: np.ndarray, device: str) -> Tensor:
+    """A tensor of the same numbers and dtype; bfloat16 by way of float32, since torch reads NumPy's own dtypes only."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.astype(np.float32)).to(device, torch.bfloat16)
+    return torch.from_numpy(array).to(device)
+
+
+def _use_tf32(allowed: bool) -> None:
+    """Allow TF32 in products of float32, cuDNN's and cuBLAS's, or forbid it."""
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+class _TorchMemory:
+    """Device bytes of torch's allocator, workspaces of cuDNN among them."""
+
+    def __init__(self) -> None:
+        self._before = 0
+
+    def release(self) -> None:
+        torch.cuda.empty_cache()
+
+    def reset(self) -> None:
+        self.release()
+        torch.cuda.reset_peak_memory_stats()
+        self._before = torch.cuda.memory_allocated()
+
+    def peak(self) -> int | None:
+        return torch.cuda.max_memory_allocated() - self._before
+
+
 class WrittenOut(nn.Module):
     """A cell that torch.nn lacks: the input product for all steps at once, then a loop over time."""
 
-    def __init__(self, cell: str, params: dict[str, Tensor]) -> None:
+    def __init__(self, cell: str, params: dict[str, Tensor], wrap: Callable[[Any], Any] | None = None) -> None:
+        """``wrap`` is put around the function of one step."""
         super().__init__()
         self.cell = cell
         for name, value in params.items():
             setattr(self, name, nn.Parameter(value))
+        step = {"rnn": self._rnn, "lstm": self._lstm, "gru": self._gru}[cell.split("_")[0]]
+        self.step = step if wrap is None else wrap(step)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """x (T, B, I), each state (B, H): y (T, B, H) and the final states."""
         zx = x @ self.weight_ih_l0.T + (self.bias_ih_l0 + self.bias_hh_l0)
-        step = {"rnn": self._rnn, "lstm": self._lstm, "gru": self._gru}[self.cell.split("_")[0]]
         rows = []
         for z in zx:
-            state = step(z, state)
+            state = self.step(z, state)
             rows.append(state[0])
         return torch.stack(rows), state
 
@@ -91,15 +135,29 @@ class PyTorch(Peer):
 
     name = "torch"
     cells = PUBLISHED_CELLS
+    devices = ("cpu", "cuda")
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
+    def __init__(self, threads: int, device: str = "cpu") -> None:
+        super().__init__(threads, device)
         torch.set_num_threads(threads)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device")
+
+    def memory(self) -> Memory:
+        return super().memory() if self.device == "cpu" else _TorchMemory()
+
+    def variants_of(self, case: Case) -> tuple[str, ...]:
+        return ("",) if case.device == "cpu" else _PRECISIONS[case.dtype]
 
     def versions(self) -> dict[str, str]:
-        return {"torch": torch.__version__}
+        found = {"torch": torch.__version__}
+        if self.device == "cuda":
+            found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+        return found
 
     def settings(self) -> dict[str, Any]:
+        if self.device == "cuda":
+            return {"mode": "eager", "precision": "the variant's", "timing": "events"}
         return {
             "threads": torch.get_num_threads(),
             "mode": "eager",
@@ -107,17 +165,41 @@ class PyTorch(Peer):
             "mkldnn": torch.backends.mkldnn.is_available(),
         }
 
+    def _module(self, cell: str, params: dict[str, Tensor]) -> nn.Module:
+        return (Native if self._is_native(cell) else WrittenOut)(cell, params)
+
+    def _named(self, cell: str, outputs: Outputs) -> Outputs:
+        """The outputs under PyTorch's names; others who build on this class may have their own."""
+        return outputs
+
+    def _is_native(self, cell: str) -> bool:
+        return cell in _NATIVE
+
+    def _how(self, cell: str) -> str:
+        return f"torch.nn.{_NATIVE[cell][0].__name__}" if self._is_native(cell) else "loop in torch operations"
+
     def program(self, case: Case, variant: str) -> Program:
-        problem = case.problem()
-        native = case.cell in _NATIVE
-        module = (Native if native else WrittenOut)(
-            case.cell, {name: torch.from_numpy(p) for name, p in problem.params.items()}
-        )
-        x, dy = torch.from_numpy(problem.x), torch.from_numpy(problem.dy)
-        state = tuple(torch.from_numpy(s[0]) for s in problem.state)
+        problem, device = case.problem(), self.device
+        module = self._module(case.cell, {name: _as_tensor(p, device) for name, p in problem.params.items()}).to(device)
+        module.train(case.mode == "training")  # else its kernels keep what only a way back needs
+        x, dy = _as_tensor(problem.x, device), _as_tensor(problem.dy, device)
+        state = tuple(_as_tensor(s[0], device) for s in problem.state)
         run = {"forward": _forward, "training": _training, "step": _step}[case.mode](module, x, state, dy)
-        how = f"torch.nn.{_NATIVE[case.cell][0].__name__}" if native else "loop in torch operations"
-        return Program(run, _outputs, how=how, native=native)
+        tf32 = variant == "tf32"
+
+        def with_precision() -> Any:
+            _use_tf32(tf32)  # global, and the variants take turns
+            return run()
+
+        on_gpu = device == "cuda"
+        return Program(
+            with_precision if on_gpu else run,
+            lambda ran: self._named(case.cell, _outputs(ran)),
+            how=self._how(case.cell),
+            native=self._is_native(case.cell),
+            precision="tf32" if tf32 else None,
+            timer=torch_timer() if on_gpu else WallTimer(),
+        )
 
 
 def _forward(module: nn.Module, x: Tensor, state: State, dy: Tensor) -> Any:
@@ -156,5 +238,10 @@ def _training(module: nn.Module, x: Tensor, state: State, dy: Tensor) -> Any:
 def _outputs(ran: Any) -> Outputs:
     y, final, grads = ran
     tensors = {"y": y} | {f"state{k}": s for k, s in enumerate(final)} | grads
-    arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    arrays = {name: _to_host(tensor.detach()) for name, tensor in tensors.items()}
     return {name: a[None] if "state" in name else a for name, a in arrays.items()}
+
+
+def _to_host(tensor: Tensor) -> np.ndarray:
+    """A NumPy array; 16-bit numbers as float32, which holds them exactly."""
+    return (tensor.float() if tensor.dtype.itemsize == 2 else tensor).cpu().numpy()

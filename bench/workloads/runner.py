@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from statistics import median
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 from bench.processes import Worker
 from bench.workloads.charlm import Config
 
-__all__ = ["EFFORT", "WORKLOADS", "charlm"]
+__all__ = ["EFFORT", "WORKLOADS", "charlm", "thinned"]
 
 _IMPLEMENTATIONS = {
     "fastrnn": "bench.workloads.charlm:CharLM",
@@ -17,6 +18,7 @@ _IMPLEMENTATIONS = {
 }
 _BLOCK = 50  # steps in turn
 _COMPARED = 100  # losses that must agree with a rival's
+_KEPT = 100  # losses that the figures keep of a training
 
 
 class Progress(Protocol):
@@ -32,8 +34,8 @@ def charlm(
 ) -> dict[str, Any]:
     """Train the character model; with ``against`` (``"torch"``) also there, from the same weights, in turn.
 
-    Returns figures by implementation: losses, held-out loss before and after (nats per character), characters a
-    second; the ``comparison`` where there is one; a ``sample`` of text; and a ``summary`` line.
+    Returns figures by implementation: every ``losses_every``-th loss, held-out loss before and after (nats per
+    character), characters a second; the ``comparison`` where there is one; a ``sample`` of text; a ``summary`` line.
     """
     config = config or Config()
     names = ["fastrnn"] + [against] * (against is not None)
@@ -54,8 +56,16 @@ def charlm(
             worker.close()
     if against is not None:
         figures["comparison"] = compare(figures["fastrnn"], figures[against], against)
+    for name in names:
+        figures[name]["losses"], figures[name]["losses_every"] = thinned(figures[name]["losses"])
     figures["summary"] = _summary(figures, config)
     return figures
+
+
+def thinned(losses: list[float]) -> tuple[list[float], int]:
+    """At most about a hundred of them, evenly chosen, the first one included; and how many steps lie between two."""
+    every = max(1, math.ceil(len(losses) / _KEPT))
+    return losses[::every], every
 
 
 def _train(workers: dict[str, Worker], figures: dict[str, Any], config: Config, progress: Progress) -> None:
