@@ -110,8 +110,9 @@ _run = lru_cache(maxsize=512)(_Run)
 
 def prepare(packed: Packed, schedule: Schedule, keep: bool, threads: int) -> _Run:
     """What sizes decide about a call."""
+    T = schedule.T if schedule.clears else 0
     return _run(
-        packed.cell.name, packed.dtype, packed.I, packed.H, schedule.T, schedule.B, schedule.steps, schedule.total,
+        packed.cell.name, packed.dtype, packed.I, packed.H, T, schedule.B, schedule.steps, schedule.total,
         schedule.reverse, keep, threads,
     )  # fmt: skip
 
@@ -119,7 +120,7 @@ def prepare(packed: Packed, schedule: Schedule, keep: bool, threads: int) -> _Ru
 def schedule_addresses(schedule: Schedule) -> np.ndarray:
     """Addresses of a schedule's arrays, in the order of the argument block; kept with it, as most are used again."""
     if schedule.addresses is None:
-        arrays = (schedule.order, schedule.lengths, schedule.active, schedule.offset)
+        arrays = (schedule.order, schedule.start, schedule.lengths, schedule.active, schedule.offset)
         schedule.addresses = np.array([address_of(a) for a in arrays], np.int64)
     return schedule.addresses
 
@@ -217,15 +218,15 @@ def backward(
     dfinal: tuple[np.ndarray | None, ...] | None,
     dx: np.ndarray | None,
     dinitial: tuple[np.ndarray, ...],
-    grads: dict[str, np.ndarray],
+    grads: dict[str, np.ndarray | None] | Accumulators,
     consume: bool = True,
     accumulate_dx: bool = False,
 ) -> None:
-    """Run backward; fills ``dinitial`` and ``dx`` (or adds to it), and adds into the arrays of ``grads``."""
+    """Run backward; fills ``dinitial`` and ``dx`` (or adds to it), and adds into ``grads``."""
     if not consume:
         saved = saved.copy()
     run = saved.run
-    sums = Accumulators(packed)
+    sums = grads if isinstance(grads, Accumulators) else Accumulators(packed)
     rows = schedule.B * packed.state_stride
     _own, dh = aligned(2 * rows)
     block = run.block(saved.base, packed, schedule)
@@ -234,4 +235,5 @@ def backward(
     block[_GRADIENTS] = [sums.addresses.get(name, 0) for name in Layer._fields[_GRADIENTS]]
     _launch(backward_kernel, packed, block, run.plan.threads)
     _launch(gradients_kernel, packed, block, min(run.plan.threads, packed.U))
-    sums.add_to(grads)
+    if not isinstance(grads, Accumulators):
+        sums.add_to(grads)

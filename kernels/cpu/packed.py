@@ -21,7 +21,7 @@ from .simd import VECTOR_BYTES
 from .tags import DTYPES, ElementType, Tag, panel_units
 from .threads import get_num_threads, mailboxes
 
-__all__ = ["Accumulators", "Packed", "row_bytes", "vectors"]
+__all__ = ["Accumulators", "Packed", "accumulators", "row_bytes", "vectors"]
 
 # Below this size a second thread costs more than it brings.
 _SMALLEST_SHARED = 1 << 18
@@ -175,3 +175,8 @@ class Accumulators:
     def add_to(self, arrays: dict[str, np.ndarray | None]) -> None:
         """Add into arrays shaped as the parameters are."""
         _move(self._map.unpack_records, self._base, self._map.size, arrays, self._map.dtype)
+
+
+def accumulators(packed: Packed) -> Accumulators:
+    """Gradients that several calls of ``backward`` add into."""
+    return Accumulators(packed)
