@@ -39,16 +39,7 @@ class Recomputing:
 
     def __init__(self, backend: Backend, every: int) -> None:
         self.backend, self.every = backend, every
-        self._segments: dict[bool, tuple[Schedule, ...]] = {}  # by direction: all layers walk the same ones
         self._latest: list[Any] = []
-
-    def segments(self, schedule: Schedule) -> tuple[Schedule, ...]:
-        """A schedule cut into pieces of ``every`` steps; the last one may be shorter."""
-        if schedule.reverse not in self._segments:
-            starts = range(0, schedule.steps, self.every)
-            pieces = [schedule.segment(s, min(s + self.every, schedule.steps)) for s in starts]
-            self._segments[schedule.reverse] = tuple(pieces)
-        return self._segments[schedule.reverse]
 
     def forward(
         self,
@@ -63,7 +54,7 @@ class Recomputing:
         keep: bool,
     ) -> Kept:
         """As ``Backend.forward``."""
-        segments = self.segments(schedule)
+        segments = schedule.segments(self.every)
         _set(final, state)
         _clear_padding(y, schedule)
         states = tuple([np.empty((len(segments), *part.shape), part.dtype) for part in final])

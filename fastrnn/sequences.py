@@ -51,12 +51,13 @@ class Schedule:
 
     def _seal(self) -> None:
         self.addresses: np.ndarray | None = None  # a backend's own note of where the arrays lie
+        self._cut: tuple[int, tuple[Schedule, ...]] | None = None  # the latest ``segments``
         for array in (self.order, self.start, self.lengths, self.active, self.offset):
             array.flags.writeable = False
 
     def __getstate__(self) -> dict[str, object]:
         # A copy's arrays lie elsewhere.
-        return {**self.__dict__, "addresses": None}
+        return {**self.__dict__, "addresses": None, "_cut": None}
 
     def reversed(self) -> Schedule:
         """The same batch walked from each row's last valid step to its first."""
@@ -81,6 +82,14 @@ class Schedule:
             offset=offset,
             total=int(offset[-1]),
         )
+
+    def segments(self, every: int) -> tuple[Schedule, ...]:
+        """The whole in pieces of ``every`` steps, of which the last may be shorter; kept, as all layers walk them."""
+        cut = self._cut  # another thread may replace it
+        if cut is None or cut[0] != every:
+            pieces = [self.segment(s, min(s + every, self.steps)) for s in range(0, self.steps, every)]
+            cut = self._cut = every, tuple(pieces)
+        return cut[1]
 
     def _with(self, **changes: object) -> Schedule:
         other = object.__new__(Schedule)

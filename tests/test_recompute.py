@@ -213,7 +213,8 @@ def test_segments_walk_the_whole(every, reverse):
             rows = range(schedule.active[s])
             yield from ((schedule.start[r] + direction * s, schedule.order[r]) for r in rows)
 
-    segments = [whole.segment(s, min(s + every, 9)) for s in range(0, 9, every)]
+    segments = whole.segments(every)
+    assert [segment.steps for segment in segments] == [every] * (9 // every) + [9 % every] * (9 % every > 0)
     assert [pair for segment in segments for pair in pairs(segment)] == list(pairs(whole))
     assert sum(segment.total for segment in segments) == whole.total == 28
     assert whole.clears and not any(segment.clears for segment in segments)
