@@ -147,6 +147,28 @@ def test_rows_that_are_all_empty(cell):
     assert not got.y.any() and not got.dx.any()
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_everything_is_written(cell, monkeypatch):
+    """Memory that is handed out full of NaN leaves no trace: padding is cleared, by whomever."""
+    problem = Case(cell, T=T, **WHOLE).problem()
+    layer = make_layer(problem)
+    want = results(problem, layer, 3)
+    empty, filled = np.empty, []
+
+    def poisoned(*arguments, **options):
+        array = empty(*arguments, **options)
+        if array.dtype.kind == "f":
+            array.fill(np.nan)
+            filled.append(array.shape)
+        return array
+
+    monkeypatch.setattr(np, "empty", poisoned)
+    got = results(problem, layer, 3)
+    assert want.y.shape in filled and want.dx.shape in filled
+    assert_same_bits(got, want, skip="nothing")
+    assert not got.y[problem.padding].any() and not got.dx[problem.padding].any()
+
+
 def arrays_of(grads):
     return [grads.x, *as_tuple(grads.state), grads.flat]
 
@@ -225,28 +247,34 @@ def peak(layer, x, dy, recompute):
     """Most bytes that forward and backward held at a time, beside x, dy and the layer."""
     tracemalloc.start()
     try:
-        _, _, tape = layer.forward(x, recompute=recompute)
-        layer.backward(tape, dy)
+        y, _, tape = layer.forward(x, recompute=recompute)
+        grads = layer.backward(tape, dy)
+        assert y.any() and grads.flat.any()  # both were there, too
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("layers, directions", [(1, 1), (1, 2), (3, 1)])
 @pytest.mark.parametrize("cell, slots", [("lstm", 6), ("gru_reset_after", 5)])
-def test_memory(cell, slots):
-    """y, dx, weights (packed forward and backward, gradients packed and plain), T/K states and the tape of K steps."""
-    T, B, H, every = 240, 8, 64, 15
-    case = Case(cell, T=T, B=B, I=H, H=H, dtype="float32")
-    problem = case.problem()
+def test_memory(cell, slots, layers, directions, set_threads):
+    """A stack's peak: what passes between layers, weights, T/K states a direction, and a single tape of K steps."""
+    T, B, H, every = 240, 8, 64, 30
+    set_threads(1)  # each has a scratch of its own
+    structure = {"num_layers": layers, "bidirectional": directions == 2}
+    problem = Case(cell, T=T, B=B, I=H, H=H, dtype="float32", **structure).problem()
     layer = make_layer(problem)
     step = 4 * B * H  # bytes of one state
-    outputs = 2 * T * step
-    states = len(problem.state)
-    weights = 4 * (layer.flat_params.nbytes)
-    bound = outputs + weights + states * T // every * step + slots * every * step + (64 << 10)
-    # All smaller than what kernels/cpu/memory.py keeps on its shelf, where tracemalloc would not see it come and go.
+    # Every layer's y, dx, and the gradients of two of the layers between.
+    sequences = (layers * directions + 1 + min(layers - 1, 2)) * T * step
+    units = layers * directions
+    weights = (3 + 1 / units) * layer.flat_params.nbytes  # packed both ways, gradients, and one direction's packed
+    tapes = units * len(problem.state) * T // every * step + slots * every * step
+    bound = sequences + weights + tapes + (128 << 10)  # scratch, schedules, the states on their way
+    assert slots * every * step > 2 * (128 << 10), "a second tape must not fit"
+    # All smaller than what kernels/cpu/memory.py keeps for later calls: tracemalloc must see it come and go.
     assert slots * T * step < 4 << 20
     for recompute in (0, every):
-        layer.backward(layer.forward(problem.x, recompute=recompute)[2], problem.dy)  # whatever is kept for later calls
+        layer.backward(layer.forward(problem.x, recompute=recompute)[2], problem.dy)  # schedules, compiled code
     assert peak(layer, problem.x, problem.dy, every) <= bound
     assert peak(layer, problem.x, problem.dy, 0) > bound + slots * T * step // 2
