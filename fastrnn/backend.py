@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastrnn.cells import Cell
 from fastrnn.sequences import Schedule
 
-__all__ = ["Backend", "Plan", "Stepper", "get_num_threads", "load", "set_num_threads"]
+__all__ = ["Accumulators", "Backend", "Plan", "Stepper", "get_num_threads", "load", "set_num_threads"]
 
 
 class Plan(NamedTuple):
@@ -24,6 +24,13 @@ class Plan(NamedTuple):
     threads: int
     bytes: int
     flops: int
+
+
+class Accumulators(Protocol):
+    """Gradients of one layer's parameters, zeros at first, in an order of the backend's own."""
+
+    def add_to(self, arrays: tuple[NDArray[Any] | None, ...]) -> None:
+        """Add into arrays shaped as the parameters are, in the order of ``pack``'s arguments."""
 
 
 class Stepper(Protocol):
@@ -39,7 +46,9 @@ class Backend(Protocol):
     """The functions of ``fastrnn.kernels.cpu`` and its twins. One call is one layer in one direction.
 
     All arrays have one dtype. x, y, dy and dx are (T, B, ·) with any strides but a contiguous last axis; states
-    are tuples of contiguous (B, H), one per ``cell.states``; resets is a C-contiguous bool (T, B) or None.
+    are tuples of contiguous (B, H), one per ``cell.states``; resets is a C-contiguous bool (T, B) or None. States that
+    come in and those that go out may be the same arrays. A schedule may be a segment of a whole one: it then touches
+    its own steps and rows of these arrays, and nothing else.
     """
 
     def pack(
@@ -80,11 +89,14 @@ class Backend(Protocol):
         dfinal: Sequence[NDArray[Any] | None] | None,
         dx: NDArray[Any] | None,
         dinitial: tuple[NDArray[Any], ...],
-        grads: tuple[NDArray[Any] | None, ...],
+        grads: tuple[NDArray[Any] | None, ...] | Accumulators,
         consume: bool = True,
         accumulate_dx: bool = False,
     ) -> None:
         """Fill dx (or add to it) and dinitial, add into grads (w_ih, w_hh, ...); overwrite saved if consume."""
+
+    def accumulators(self, packed: Any) -> Accumulators:
+        """What several calls of backward may add into, to bring the parameters into their own order only once."""
 
     def stepper(self, cell: Cell, packed: Any, B: int) -> Stepper:
         """A step-by-step walk from a zero state."""

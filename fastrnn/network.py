@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import checks
-from fastrnn.backend import load
 from fastrnn.checks import State
 from fastrnn.dropout import apply_mask, fresh_seed
+from fastrnn.recompute import kernels
 from fastrnn.sequences import Schedule
 from fastrnn.tape import Gradients, LayerRecord, Record, Tape
 
@@ -139,15 +139,14 @@ def train(
 ) -> tuple[NDArray[Any], State, Tape]:
     """Forward that keeps a tape. See ``RecurrentLayer.forward``."""
     seed = checks.seed(seed)
-    if checks.integer("recompute", recompute, 0):
-        raise NotImplementedError(f"recompute={recompute} is not implemented yet: use recompute=0")
+    recompute = checks.integer("recompute", recompute, 0)
     call = check_call(layer, x, state, lengths, resets)
     batch_first, dropout = layer.batch_first, layer.dropout
     masked = dropout > 0 and layer.num_layers > 1
     seed = (fresh_seed() if seed is None else seed) if masked else None
     packed = layer.packed_weights(backward=True)
-    y, finals, layers = _forward(layer, call, packed, batch_first, True, seed, dropout, keep=True)
-    record = Record(layers, packed, call.schedules, call.resets, call.unbatched, batch_first, dropout)
+    y, finals, layers = _forward(layer, call, packed, batch_first, True, seed, dropout, keep=True, recompute=recompute)
+    record = Record(layers, packed, call.schedules, call.resets, call.unbatched, batch_first, dropout, recompute)
     assert y is not None
     return (
         _public_sequence(y, call.unbatched, batch_first),
@@ -165,12 +164,13 @@ def _forward(
     seed: int | None,
     dropout: float = 0.0,
     keep: bool = False,
+    recompute: int = 0,
 ) -> tuple[NDArray[Any] | None, tuple[NDArray[Any], ...], tuple[LayerRecord, ...]]:
     """Run the stack: y (T, B, D*H) or None, the final states (L*D, B, H), and the layers' records if keep."""
     cell, D, H, dtype = layer.cell, layer.num_directions, layer.hidden_size, layer.dtype
     x, initial, schedules, resets, unbatched = call
     T, B, _ = x.shape
-    forward = load(layer.device).forward
+    forward = kernels(layer.device, recompute).forward
     finals = tuple([np.empty((layer.num_layers * D, B, H), dtype) for _ in cell.states])
     records = []
     y: NDArray[Any] | None = None
@@ -287,7 +287,7 @@ def _backward(
 ) -> None:
     """Run the stack back: add into dx (or fill it) and into the gradients of parameters, fill dinitials."""
     cell, D, H = layer.cell, layer.num_directions, layer.hidden_size
-    kernel = load(layer.device).backward
+    kernel = kernels(layer.device, record.recompute).backward
     for k in reversed(range(layer.num_layers)):
         x, saved = record.layers[k]
         below = dx if k == 0 else np.empty(x.shape, layer.dtype)

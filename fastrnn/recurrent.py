@@ -149,7 +149,13 @@ class RecurrentLayer:
         seed : int, optional
             The dropout masks are a pure function of it; default a fresh one, kept in ``tape.seed``.
         recompute : int
-            0 keeps every step. Others raise NotImplementedError in this version.
+            0 keeps every step. K > 0 keeps only the state every K steps, and ``backward`` computes the steps between
+            two of them again: beside x, y and dx it takes the memory of T/K + K steps instead of T, least near
+            K = sqrt(T), for about a third more time. Each layer of a stack still keeps all (T, B, D*H) that the layer
+            below put out. Results are bitwise those of recompute=0, but for the gradients of parameters, which are
+            summed in another order.
+
+        Raises as calling the layer does; TypeError or ValueError unless recompute is an integer of at least 0.
         """
         return network.train(self, x, state, lengths, resets, seed, recompute)
 

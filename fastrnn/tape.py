@@ -21,7 +21,7 @@ class LayerRecord(NamedTuple):
     """One layer's part of a tape."""
 
     x: NDArray[Any]  # (T, B, in): the caller's x without a copy, or the output of the layer below, dropout applied
-    saved: tuple[Any, ...]  # what the backend kept, per direction
+    saved: tuple[Any, ...]  # what the backend, or ``Recomputing`` around it, kept, per direction
 
 
 class Record(NamedTuple):
@@ -34,6 +34,7 @@ class Record(NamedTuple):
     unbatched: bool
     batch_first: bool
     dropout: float
+    recompute: int
 
 
 class Tape:

@@ -167,9 +167,3 @@ def test_x_is_not_copied_and_let_go_of():
     del x
     gc.collect()
     assert gone() is None
-
-
-def test_recompute_is_not_there_yet():
-    _, layer, _ = start("lstm")
-    with pytest.raises(NotImplementedError, match="recompute"):
-        layer.forward(np.ones((3, 2, 4)), recompute=2)

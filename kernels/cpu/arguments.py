@@ -44,7 +44,7 @@ _SCHEDULE, _WEIGHTS, _GRADIENTS = (_BYTES * field(name) for name in ("order", "z
 _X, _Y, _RESETS, _FIRST = (_BYTES * field(name) for name in ("x", "y", "resets", "first"))
 _H_IN, _C_IN, _H_OUT, _C_OUT = (_BYTES * field(name) for name in ("h_in", "c_in", "h_out", "c_out"))
 _DY, _DX, _ADD_DX = (_BYTES * field(name) for name in ("dy", "dx", "add_dx"))
-_SCHEDULE_COUNT = 4
+_SCHEDULE_COUNT = 5
 _WEIGHT_COUNT = Packed.fields.stop - Packed.fields.start
 _GRADIENT_COUNT = Accumulators.fields.stop - Accumulators.fields.start
 
@@ -61,7 +61,7 @@ class Run:
         keep: bool, threads: int,
     ) -> None:  # fmt: skip
         cell = CELLS[name]
-        self.plan: Plan = plan(cell, T, B, I, H, dtype, threads, keep)
+        self.plan: Plan = plan(cell, T, B, I, H, dtype, threads, keep, total / steps if steps else B)
         U = vectors(H, dtype)
         stride, ahead = row_bytes(U), self.plan.ahead
         rows = total if keep else min(AHEAD_ROWS, total) if ahead else B
@@ -103,8 +103,9 @@ _run = lru_cache(maxsize=512)(Run)
 
 def prepare(packed: Packed, schedule: Schedule, keep: bool, threads: int) -> Run:
     """What sizes decide about a call."""
+    T = schedule.T if schedule.clears else 0
     return _run(
-        packed.cell.name, packed.dtype, packed.I, packed.H, schedule.T, schedule.B, schedule.steps, schedule.total,
+        packed.cell.name, packed.dtype, packed.I, packed.H, T, schedule.B, schedule.steps, schedule.total,
         schedule.reverse, keep, threads,
     )  # fmt: skip
 
@@ -112,7 +113,7 @@ def prepare(packed: Packed, schedule: Schedule, keep: bool, threads: int) -> Run
 def _schedule_address(schedule: Schedule) -> int:
     """Address of the addresses of a schedule's arrays, in the order of the block; kept with it, to be used again."""
     if schedule.addresses is None:
-        arrays = (schedule.order, schedule.lengths, schedule.active, schedule.offset)
+        arrays = (schedule.order, schedule.start, schedule.lengths, schedule.active, schedule.offset)
         schedule.addresses = np.array([address_of(a) for a in arrays], np.int64)
     return address_of(schedule.addresses)
 

@@ -214,11 +214,16 @@ def differentiate(phase, gates, a, tables, m, i, dh, dh_row, s, r, r_stride, u_f
             gate_here = unit_slots(gates, gate_step, alive, gate_row, row, u)
             carry_here = v.carry + row * v.state_stride + at
             outer = load_part(phase, dy + at, valid_lanes(phase, v.H, u))
+            total = load(phase, dh + e * dh_row + (u - u_first) * vector_bytes(phase))
+            carried = load(phase, carry_here)
+            if not has_c(phase):
+                # Before dy: the order in which a sequence that is cut here sums them (see ``finish``).
+                total = total + carried
             dz, carry = cell_backward(
                 phase,
                 load_slots(phase, gates, here, gate_here),
-                load(phase, dh + e * dh_row + (u - u_first) * vector_bytes(phase)) + outer,
-                load(phase, carry_here),
+                total + outer,
+                carried,
                 load(phase, h_in + at),
                 load(phase, c_in + at),
                 load_peepholes(phase, v.peephole, v.state_stride, at),

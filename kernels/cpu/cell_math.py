@@ -8,8 +8,8 @@ a cell returns the tuple that is to stand in its place. ``@cell_math("name")`` r
 ``backward(slots, dh, carry, h, c, p)`` -> slots, carry'    slots: activations in, dz out
 
 h, c are the states that enter the step (resets applied), p the peephole weights in the table's order. ``dh`` is the
-gradient of h', complete but for what the cell itself carried; ``carry`` is the gradient that flows back to the step
-before without passing a product: dL/dc for the LSTM, dh * z for the GRU, unused by the RNN.
+gradient of h'; ``carry`` is the gradient that flows back to the step before without passing a product: dL/dc for the
+LSTM; dh * z for the GRU, which finds it in ``dh`` a step later; unused by the RNN.
 
 A cell with two phases adds, for its first:
 
@@ -240,7 +240,6 @@ class _GRU:
 
     def backward(self, slots, dh, carry, h, c, p):
         r, z, n = slots
-        dh = dh + carry
         return (r, dh * (h - n) * _dsigmoid(z), dh * (1.0 - z) * _dtanh(n)), dh * z
 
     def gate_backward(self, slots, d, carry, h):
@@ -259,6 +258,5 @@ class _ResetAfterGRU:
 
     def backward(self, slots, dh, carry, h, c, p):
         n, r, z, hn = slots
-        dh = dh + carry
         dn = dh * (1.0 - z) * _dtanh(n)
         return (dn, dn * hn * _dsigmoid(r), dh * (h - n) * _dsigmoid(z), dn * r), dh * z

@@ -105,15 +105,17 @@ def backward(
     dfinal: tuple[np.ndarray | None, ...] | None,
     dx: np.ndarray | None,
     dinitial: tuple[np.ndarray, ...],
-    grads: tuple[np.ndarray | None, ...],
+    grads: tuple[np.ndarray | None, ...] | Accumulators,
     consume: bool = True,
     accumulate_dx: bool = False,
 ) -> None:
     """Run backward; fills ``dinitial`` and ``dx`` (or adds to it), and adds into ``grads`` (w_ih, w_hh, ...)."""
     if not consume:
         saved = saved.copy()
-    run, sums = saved.run, Accumulators(packed)
+    run = saved.run
+    sums = grads if isinstance(grads, Accumulators) else Accumulators(packed)
     arrange_backward(run, saved.base, packed, schedule, sums, x, resets, dy, dx, accumulate_dx, dfinal, dinitial)
     _launch(backward_kernel, packed, saved.base, run.plan.threads)
     _launch(gradients_kernel, packed, saved.base, min(run.plan.threads, packed.U))
-    sums.add_to(grads)
+    if not isinstance(grads, Accumulators):
+        sums.add_to(grads)

@@ -35,7 +35,7 @@ class Layer(NamedTuple):
     """Everything that a kernel needs to know, as integers: sizes, flags, byte strides and addresses (0: absent)."""
 
     # sizes and flags
-    T: int
+    T: int  # y and dx are zeroed from a row's length up to here
     B: int
     I: int
     H: int
@@ -58,6 +58,7 @@ class Layer(NamedTuple):
     slab2: int
     # the schedule
     order: int
+    start: int
     lengths: int
     active: int
     offset: int
@@ -226,9 +227,10 @@ def time_of(a, s, r):
     """Time at which row r stands at step s, and its batch entry."""
     v = read(Layer, a)
     b = read_int(v.order + r * 8)
+    start = read_int(v.start + r * 8)
     if v.reverse:
-        return read_int(v.lengths + r * 8) - 1 - s, b
-    return s, b
+        return start - s, b
+    return start + s, b
 
 
 @inlined

@@ -23,7 +23,7 @@ from .simd import VECTOR_BYTES
 from .tags import DTYPES, ElementType, Tag, panel_units
 from .threads import get_num_threads, mailboxes
 
-__all__ = ["Accumulators", "Packed", "row_bytes", "vectors"]
+__all__ = ["Accumulators", "Packed", "accumulators", "row_bytes", "vectors"]
 
 _NAMES = {np.dtype(name).char: name for name in DTYPES}  # dtype.name takes a microsecond
 _SOURCES = ("w_ih", "w_hh", "b_ih", "b_hh", "peephole")
@@ -210,3 +210,8 @@ class Accumulators:
     def add_to(self, arrays: tuple[np.ndarray | None, ...]) -> None:
         """Add into arrays shaped as the parameters are, in the order w_ih, w_hh, b_ih, b_hh, peephole."""
         _move(self._map.unpacking, self._base, self._map.size, arrays, self._map.dtype)
+
+
+def accumulators(packed: Packed) -> Accumulators:
+    """Gradients that several calls of ``backward`` add into."""
+    return Accumulators(packed)

@@ -43,8 +43,13 @@ class Plan(NamedTuple):
         return self.kernel == "rows"
 
 
-def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool) -> Plan:
-    """Choose for a (T, B, I) batch and H hidden units; ``threads`` is the most to use."""
+def plan(
+    cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool, alive: float | None = None
+) -> Plan:
+    """Choose for a (T, B, I) batch and H hidden units; ``threads`` is the most to use.
+
+    alive: rows of a ragged batch at the average step; default B.
+    """
     itemsize = np.dtype(dtype).itemsize
     lanes = VECTOR_BYTES // itemsize
     gates = len(cell.gates)
@@ -63,7 +68,7 @@ def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, t
         return Plan("ahead", why, shared, size, flops)
     if threads == 1 or multiply_adds < _SMALLEST_SHARED_STEP:
         return Plan("single", "a step is too small to share" if threads > 1 else "one thread", 1, size, flops)
-    if B >= _ROWS_A_THREAD * threads and weights <= _PRIVATE_WEIGHTS:
+    if (B if alive is None else alive) >= _ROWS_A_THREAD * threads and weights <= _PRIVATE_WEIGHTS:
         return Plan("rows", "the weights fit every core's L2 cache: no barrier", threads, size, flops)
     sharing = min(threads, groups)
     if sharing == 1:
