@@ -142,9 +142,9 @@ def unit_share(count, grain, w, n):
     full = count // grain * grain
     first, last = share(count, w, n)
     if first < full:
-        first = min((first + grain - 1) // grain * grain, full)
+        first = min((first + grain // 2) // grain * grain, full)
     if last < full:
-        last = min((last + grain - 1) // grain * grain, full)
+        last = min((last + grain // 2) // grain * grain, full)
     return first, last
 
 

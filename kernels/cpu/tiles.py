@@ -91,12 +91,19 @@ class _Emitter:
 
     def multiply_add(self, columns: list[ir.Value], weights: list[ir.Value], sums: list[ir.Value]) -> list[ir.Value]:
         """sums[m][v] + a[m] * weights[v], a[m] read at ``columns[m]``."""
-        result = []
-        for m, column in enumerate(columns):
-            a = self.broadcast(column)
-            for v, weight in enumerate(weights):
-                result.append(fma_at(self.builder, a, weight, sums[m * len(weights) + v]))
-        return result
+        if len(columns) >= len(weights):
+            result = []
+            for m, column in enumerate(columns):
+                a = self.broadcast(column)
+                for v, weight in enumerate(weights):
+                    result.append(fma_at(self.builder, a, weight, sums[m * len(weights) + v]))
+            return result
+        held = [self.broadcast(column) for column in columns]
+        by_place = {}
+        for v, weight in enumerate(weights):
+            for m, a in enumerate(held):
+                by_place[m, v] = fma_at(self.builder, a, weight, sums[m * len(weights) + v])
+        return [by_place[m, v] for m in range(len(columns)) for v in range(len(weights))]
 
 
 def _by_row_count(builder: ir.IRBuilder, rows: ir.Value, limit: int, emit: Callable[[int], None]) -> None:
