@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -16,51 +17,49 @@ from typing import Any
 import numpy as np
 from numba.core import event
 
-from fastrnn.backend import load
-from fastrnn.cells import CELLS
-from fastrnn.sequences import Schedule
+from fastrnn import GRU, LSTM, RNN, set_num_threads
+from fastrnn.cells import CELLS, cell_for
+from fastrnn.recurrent import RecurrentLayer
 
 __all__ = ["Calls", "serve"]
 
 # Large enough that two threads share the work and its packing: workers have kernels of their own.
 _T, _B, _SIZE = 2, 12, 192
 
+_NONLINEARITIES = tuple(name.removeprefix("rnn_") for name in CELLS if name.startswith("rnn_"))
+
+
+def _layer(name: str, dtype: str) -> RecurrentLayer:
+    """A layer of a cell: of the class and with the options that select it."""
+    for kind in (RNN, LSTM, GRU):
+        choices = ((False, True) if value is False else _NONLINEARITIES for value in kind._cell_defaults.values())
+        for values in itertools.product(*choices):
+            options = dict(zip(kind._cell_defaults, values, strict=True))
+            if cell_for(kind._kind, **options) is CELLS[name]:
+                return kind(_SIZE, _SIZE, dtype=dtype, seed=0, **options)
+    raise LookupError(f"no layer has the cell {name}")
+
 
 class Calls:
-    """The calls of one cell and dtype on the CPU; each returns nothing that matters."""
+    """The calls of one cell and dtype on the CPU, through the public layer: each compiles what users' calls need."""
 
     def __init__(self, name: str, dtype: str) -> None:
-        self.backend, self.cell = load("cpu"), CELLS[name]
-        rows, peepholes = len(self.cell.gates) * _SIZE, len(self.cell.peepholes) * _SIZE
-        shapes = {"w_ih": (rows, _SIZE), "w_hh": (rows, _SIZE), "b_ih": (rows,), "b_hh": (rows,)}
-        if peepholes:
-            shapes["peephole"] = (peepholes,)
-        self.weights = {k: np.zeros(shape, dtype) for k, shape in shapes.items()}
+        self.layer = _layer(name, dtype).freeze()
         self.x = np.zeros((_T, _B, _SIZE), dtype)
-        self.state = tuple(np.zeros((_B, _SIZE), dtype) for _ in self.cell.states)
-        self.schedule = Schedule(_T, _B)
 
     def packing(self) -> None:
         """What all cells of the dtype share: packing, and the workers."""
-        weights = {"peephole": None} | self.weights
-        self.packed = self.backend.pack(self.cell, **weights, backward=True)
+        self.layer.packed_weights(backward=True)
 
     def forward(self) -> None:
-        """Inference, which is also a stream's step and the forward pass of training."""
-        final = tuple(map(np.empty_like, self.state))
-        y = np.empty_like(self.x)
-        self.saved = self.backend.forward(
-            self.cell, self.packed, self.x, None, self.schedule, None, y, final, keep=True
-        )
+        """Inference, a stream's step, and the forward pass of training."""
+        self.layer(self.x)
+        self.layer.stream(_B)(self.x[0])
+        self.y, _, self.tape = self.layer.forward(self.x)
 
     def backward(self) -> None:
         """Back through time, and the gradients of the parameters."""
-        dinitial = tuple(map(np.empty_like, self.state))
-        dx, dy = np.empty_like(self.x), self.x
-        grads = {k: np.zeros_like(weight) for k, weight in self.weights.items()}
-        self.backend.backward(
-            self.cell, self.packed, self.saved, self.x, self.schedule, None, dy, None, dx, dinitial, grads
-        )
+        self.layer.backward(self.tape, self.y)
 
 
 def _timed(call: Callable[[], None]) -> dict[str, float]:
@@ -88,7 +87,7 @@ def serve() -> None:
 
     folder = cache_folder()
     answer(folder=None if folder is None else str(folder))
-    load("cpu").set_num_threads(2)
+    set_num_threads(2)
     for line in sys.stdin:
         task = json.loads(line)
         calls = Calls(task["cell"], task["dtype"])

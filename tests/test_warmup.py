@@ -59,7 +59,7 @@ def cache_files(folder):
 
 def test_the_next_process_compiles_nothing_and_the_next_warmup_changes_nothing(tmp_path):
     status, written = run_warmup("--cells", "rnn_relu", FASTRNN_CACHE_DIR=tmp_path)
-    assert status == 0
+    assert status == 0, written
     assert str(tmp_path) in written and "rnn_relu float32" in written and "1 compiled, 0 were there" in written
     assert "\r" not in written and "\x1b" not in written, "a bar that moves belongs on a terminal"
     files = cache_files(tmp_path)
@@ -84,6 +84,13 @@ def test_names_and_prefixes():
     assert cells_named("all") == list(CELLS)
     assert cells_named("gru,lstm_coupled") == ["gru_reset_before", "gru_reset_after", "lstm_coupled"]
     assert cells_named(["lstm", "lstm"]) == ["lstm"]
+
+
+def test_every_cell_has_a_layer():
+    from fastrnn.kernels.first_calls import Calls
+
+    for name in CELLS:
+        assert Calls(name, "float64").layer.cell is CELLS[name]
 
 
 @pytest.mark.parametrize("turned_off", [False, True])
