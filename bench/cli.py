@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench [run] | compare | report | workload``."""
+"""The command line: ``python -m bench [run] | compare | report | workload | sweep``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from bench.peers import OURS, REGISTRY, only_on, select
 from bench.report import PUBLISHED
 from bench.results import Results, ResultsError, load, save
 from bench.run import COMPILE_EFFORT, Plan, effort, execute
+from bench.sweep_command import add_sweep
 from bench.workloads.charlm import Config
 from bench.workloads.runner import EFFORT, WORKLOADS
 
@@ -25,7 +26,7 @@ __all__ = ["cells_named", "main", "names_among", "planned_cases", "usable_device
 
 LAST = RESULTS / "local" / "last.json"
 _BY_NAME = ", ".join(name for name, entry in REGISTRY.items() if not entry.auto)
-_COMMANDS = ("run", "compare", "report", "workload")
+_COMMANDS = ("run", "compare", "report", "workload", "sweep")
 
 # A quick run has to fit a minute; a grid has the time to be sure.
 _QUICK = Budget(rounds=5, block_s=0.015, most_s=0.3, extra_rounds=5)
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     workload.add_argument("--threads", default=None)
     workload.add_argument("--json", type=Path, default=None, help="write the figures here")
     workload.set_defaults(command=_workload)
+    add_sweep(commands)
     return parser
 
 

@@ -21,18 +21,25 @@ _I64 = ir.IntType(64)
 _LOADS = 8  # independent accumulators of the load loop: enough to cover the latency of an add
 
 
+def _features() -> set[str]:
+    """The host's, or those that ``NUMBA_CPU_FEATURES`` forces upon all that Numba compiles."""
+    forced = numba.config.CPU_FEATURES
+    if forced is not None:
+        return {feature[1:] for feature in forced.split(",") if feature.startswith("+")}
+    return {name for name, present in llvm.get_host_cpu_features().items() if present}
+
+
 def vector_bytes() -> int:
-    """Bytes of the host's widest vector register."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
+    """Bytes of the widest vector register."""
+    features = _features()
+    if "avx512f" in features:
         return 64
-    return 32 if features.get("avx") else 16
+    return 32 if "avx" in features else 16
 
 
 def fma_accumulators() -> int:
     """How many accumulators: 32 vector registers hold 24 and the operands, 16 hold 12."""
-    features = llvm.get_host_cpu_features()
-    return 24 if features.get("avx512f") or features.get("neon") else 12
+    return 24 if _features() & {"avx512f", "neon"} else 12
 
 
 def _const(value: int) -> ir.Constant:

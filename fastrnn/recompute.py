@@ -85,7 +85,7 @@ class Recomputing:
         dfinal: Sequence[NDArray[Any] | None] | None,
         dx: NDArray[Any] | None,
         dinitial: tuple[NDArray[Any], ...],
-        grads: dict[str, NDArray[Any] | None],
+        grads: tuple[NDArray[Any] | None, ...],
         consume: bool = True,
         accumulate_dx: bool = False,
     ) -> None:
