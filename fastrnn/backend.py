@@ -60,8 +60,12 @@ class Backend(Protocol):
         b_hh: NDArray[Any] | None,
         peephole: NDArray[Any] | None,
         backward: bool = False,
+        bf16: bool = False,
     ) -> Any:
-        """An immutable snapshot of the weights in the kernels' order, with what backward needs if asked for."""
+        """An immutable snapshot of the weights in the kernels' order, with what backward needs if asked for.
+
+        bf16: weights, but not biases, rounded to bfloat16; never together with backward.
+        """
 
     def forward(
         self,

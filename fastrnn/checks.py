@@ -95,6 +95,17 @@ def device(value: Any) -> str:
     return value
 
 
+def weights_storage(value: Any, layers: np.dtype[Any]) -> bool:
+    """Whether weights are to be stored as bfloat16: None means the layer's own dtype."""
+    if value is None or value == layers.name:
+        return False
+    if value != "bfloat16":
+        raise ValueError(f"weights must be None, {layers.name!r} or 'bfloat16', got {value!r}")
+    if layers != np.float32:
+        raise ValueError(f"weights='bfloat16' needs a float32 layer, got dtype={layers.name!r}")
+    return True
+
+
 def seed(value: Any) -> int | None:
     """A seed, or None for a fresh one."""
     return None if value is None else integer("seed", value, 0)

@@ -50,7 +50,7 @@ class Schedule:
         self._seal()
 
     def _seal(self) -> None:
-        self.addresses: np.ndarray | None = None  # a backend's own note of where the arrays lie
+        self.addresses: tuple[np.ndarray, int] | None = None  # a backend's own note of where the arrays lie
         self._cut: tuple[int, tuple[Schedule, ...]] | None = None  # the latest ``segments``
         for array in (self.order, self.start, self.lengths, self.active, self.offset):
             array.flags.writeable = False

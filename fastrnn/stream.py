@@ -29,7 +29,9 @@ class Stream:
     they were when it was made. A stream is one run: use one per thread.
     """
 
-    def __init__(self, layer: RecurrentLayer, batch_size: int = 1, state: State | None = None) -> None:
+    def __init__(
+        self, layer: RecurrentLayer, batch_size: int = 1, state: State | None = None, weights: str | None = None
+    ) -> None:
         """Raises ValueError for a bidirectional layer, TypeError or ValueError for arguments that do not fit."""
         self._batch_size = B = checks.integer("batch_size", batch_size, 1, checks.MOST_SIZE)
         if layer.bidirectional:
@@ -39,7 +41,7 @@ class Stream:
         self._shapes = ((B, layer.input_size), (layer.input_size,), (self._num_layers, B, H))
         initial = self._checked(state)
         make = load(layer.device).stepper
-        packed = layer.packed_weights(backward=False)
+        packed = layer.packed_weights(backward=False, weights=weights)
         outputs = [np.zeros((B, H), layer.dtype) for _ in packed]
         self._steppers = tuple(make(layer.cell, p, B) for p in packed)
         self._chain = tuple(zip([s.step for s in self._steppers], outputs, strict=True))

@@ -58,10 +58,10 @@ class Run:
 
     def __init__(
         self, name: str, dtype: str, I: int, H: int, T: int, B: int, steps: int, total: int, reverse: bool,
-        keep: bool, threads: int,
+        keep: bool, threads: int, bf16: bool,
     ) -> None:  # fmt: skip
         cell = CELLS[name]
-        self.plan: Plan = plan(cell, T, B, I, H, dtype, threads, keep, total / steps if steps else B)
+        self.plan: Plan = plan(cell, T, B, I, H, dtype, threads, keep, total / steps if steps else B, bf16)
         U = vectors(H, dtype)
         stride, ahead = row_bytes(U), self.plan.ahead
         rows = total if keep else min(AHEAD_ROWS, total) if ahead else B
@@ -103,19 +103,25 @@ _run = lru_cache(maxsize=512)(Run)
 
 def prepare(packed: Packed, schedule: Schedule, keep: bool, threads: int) -> Run:
     """What sizes decide about a call."""
+    latest = packed.latest
+    if latest[0] is schedule and latest[1] is keep and latest[2] == threads:
+        return latest[3]
     T = schedule.T if schedule.clears else 0
-    return _run(
+    run = _run(
         packed.cell.name, packed.dtype, packed.I, packed.H, T, schedule.B, schedule.steps, schedule.total,
-        schedule.reverse, keep, threads,
+        schedule.reverse, keep, threads, packed.bf16,
     )  # fmt: skip
+    packed.latest = schedule, keep, threads, run
+    return run
 
 
 def _schedule_address(schedule: Schedule) -> int:
     """Address of the addresses of a schedule's arrays, in the order of the block; kept with it, to be used again."""
     if schedule.addresses is None:
         arrays = (schedule.order, schedule.start, schedule.lengths, schedule.active, schedule.offset)
-        schedule.addresses = np.array([address_of(a) for a in arrays], np.int64)
-    return address_of(schedule.addresses)
+        found = np.array([address_of(a) for a in arrays], np.int64)
+        schedule.addresses = found, address_of(found)
+    return schedule.addresses[1]
 
 
 @inlined

@@ -41,6 +41,7 @@ from .states import enter_rows, leave_rows
 from .tags import (
     GROUP,
     compiled_where,
+    h_lines,
     h_width,
     has_c,
     is_last,
@@ -49,7 +50,9 @@ from .tags import (
     two_phases,
     units,
     vector_bytes,
+    weight_bytes,
     wide,
+    x_lines,
     x_width,
 )
 from .threads import job, meet, reset, run_job
@@ -154,8 +157,8 @@ def advance(phase, gates, a, tables, scratch, s, origin, first, stride, rows, u_
     depth = v.I
     if v.ahead:
         depth = 0
-    wx_panel = x_width(phase) * vector_bytes(phase) * v.I
-    wh_panel = h_width(phase) * vector_bytes(phase) * v.H
+    wx_panel = x_width(phase) * weight_bytes(phase) * v.I
+    wh_panel = h_width(phase) * weight_bytes(phase) * v.H
     bias_panel = panel_row(phase)
     count = (u_last - u_first + units(phase) - 1) // units(phase)
     tiles = (rows + row_limit(phase) - 1) // row_limit(phase)
@@ -182,10 +185,10 @@ def advance(phase, gates, a, tables, scratch, s, origin, first, stride, rows, u_
                 init, init_row, init_panel = z, z_row, z_panel
             if v.keep:
                 fetch(phase, m, z, z_row)
-            # A tile prefetches one line a step of k; four tiles together the whole next panel.
-            line = (tile & 3) * 64
+            # A tile prefetches one line a step of k; a few tiles together the whole next panel.
+            x_line, h_line = tile % x_lines(phase) * 64, tile % h_lines(phase) * 64
             x_table, h_table = table_row(tables, v.B, Table.X, i), table_row(tables, v.B, operands, i)
-            next_x, next_h = wx + following * wx_panel + line * v.I, wh + following * wh_panel + line * v.H
+            next_x, next_h = wx + following * wx_panel + x_line * v.I, wh + following * wh_panel + h_line * v.H
             if taken == 1:
                 accumulate(
                     phase, m, z, z_row, init, init_row, x_table, depth, wx + number * wx_panel, next_x,
@@ -223,7 +226,7 @@ def input_product(phase, a, table, begin, end, origin, u_first, u_last):
     if two_phases(phase) and is_last(phase):
         bias, wx, slab = v.bias2, v.wx2, v.slab2
     row_bytes = slab_row(phase, 1, v.U)
-    wx_panel = x_width(phase) * vector_bytes(phase) * v.I
+    wx_panel = x_width(phase) * weight_bytes(phase) * v.I
     rows = read_int(v.offset + end * 8) - read_int(v.offset + begin * 8)
     start = slab_step(phase, slab, v.U, packed_before(a, begin, origin))
     tiles = (rows + row_limit(phase) - 1) // row_limit(phase)

@@ -6,9 +6,7 @@ then fills in addresses and runs one kernel.
 
 from __future__ import annotations
 
-from ctypes import addressof, c_char
 from functools import lru_cache
-from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -18,15 +16,14 @@ from fastrnn.cells import CELLS, Cell
 
 from .layout import Layer
 from .memory import Addressed, address_of, aligned
-from .packing import Batch, Kind, Record, fed_gates, move
+from .packing import BATCH_BYTES, SOURCES, Kind, Record, fed_gates, move
 from .simd import VECTOR_BYTES
-from .tags import DTYPES, ElementType, Tag, panel_units
+from .tags import DTYPES, ElementType, Tag, panel_units, weights_vector_bytes
 from .threads import get_num_threads, mailboxes
 
 __all__ = ["Accumulators", "Packed", "accumulators", "row_bytes", "vectors"]
 
 _NAMES = {np.dtype(name).char: name for name in DTYPES}  # dtype.name takes a microsecond
-_SOURCES = ("w_ih", "w_hh", "b_ih", "b_hh", "peephole")
 
 # Below this size a second thread costs more than it brings.
 _SMALLEST_SHARED = 1 << 18
@@ -46,8 +43,11 @@ def row_bytes(U: int) -> int:
 class _Map:
     """Where the packed parameters of one cell, dtype and size lie, and the records that fill or empty them."""
 
-    def __init__(self, name: str, dtype: str, I: int, H: int, backward: bool, has_bias: bool) -> None:
+    def __init__(
+        self, name: str, dtype: str, I: int, H: int, backward: bool, has_bias: bool, bf16: bool = False
+    ) -> None:
         self.cell, self.dtype = CELLS[name], dtype
+        weight_bytes = weights_vector_bytes(bf16)
         self.H, self.U = H, vectors(H, dtype)
         self.stride = row_bytes(self.U)
         self.size = 0
@@ -63,7 +63,7 @@ class _Map:
                 F = sum(gate is not None for gate in getattr(phase, side))
                 common = {"gates": gates, "H": H, "K": K, "U": self.U, "F": F, "P": P}
                 weight = "w_ih" if side == "x" else "w_hh"
-                at = self._reserve(f"w{side}{number}", self.U * F * K * VECTOR_BYTES)
+                at = self._reserve(f"w{side}{number}", self.U * F * K * weight_bytes)
                 self._record(weight, at, Kind.PACK_PANELS, Kind.UNPACK_PANELS, common)
                 if backward:
                     columns = vectors(K, dtype)
@@ -82,7 +82,9 @@ class _Map:
             gates = self._address(np.arange(count, dtype=np.int64))
             common = {"gates": gates, "H": H, "K": self.stride, "U": self.U, "F": count, "P": 0}
             self._record("peephole", at, Kind.PACK_VECTORS, Kind.UNPACK_VECTORS, common)
-        self.packing, self.unpacking = (np.array(records, np.int64) for records in (self._packing, self._unpacking))
+        self.batch = self._reserve("batch", BATCH_BYTES + 8 * len(SOURCES))
+        tables = [np.array(records, np.int64) for records in (self._packing, self._unpacking)]
+        self.records = [(self._address(table), len(table)) for table in tables]
         self._map_fields()
 
     def _map_fields(self) -> None:
@@ -112,7 +114,7 @@ class _Map:
         return self.place[name]
 
     def _record(self, source: str, at: int, pack: Kind, unpack: Kind | None, common: dict[str, int]) -> None:
-        record = Record(kind=int(pack), source=_SOURCES.index(source), packed=at, **common)
+        record = Record(kind=int(pack), source=SOURCES.index(source), packed=at, **common)
         self._packing.append(record)
         if unpack is not None:
             self._unpacking.append(record._replace(kind=int(unpack)))
@@ -138,24 +140,21 @@ _map = lru_cache(maxsize=256)(_Map)
 
 
 @lru_cache(maxsize=64)
-def _entry(dtype: str) -> tuple[Any, Tag]:
-    tag = Tag(ElementType(DTYPES[dtype]))
-    return move.entry_point(tag.type, types.intp, types.intp, types.intp), tag
+def _entry(dtype: str, bf16: bool) -> tuple[Any, Tag]:
+    tag = Tag(ElementType(DTYPES[dtype], bf16))
+    return move.entry_point(tag.type, *[types.intp] * 11), tag
 
 
-_BATCH = Struct(f"{len(Batch._fields)}q")
-_ARRAYS = Struct(f"{len(_SOURCES)}q")
-
-
-def _move(records: np.ndarray, base: int, size: int, arrays: tuple[np.ndarray | None, ...], dtype: str) -> None:
-    """Run the records between ``arrays``, in the order of ``_SOURCES``, and the packed memory at ``base``."""
-    block = bytearray(_BATCH.size + _ARRAYS.size)
-    here = addressof(c_char.from_buffer(block))
-    _BATCH.pack_into(block, 0, address_of(records), len(records), base, here + _BATCH.size)
-    _ARRAYS.pack_into(block, _BATCH.size, *map(address_of, arrays))
-    threads = get_num_threads() if size > _SMALLEST_SHARED else 1
-    entry, tag = _entry(dtype)
-    entry(tag, here, mailboxes(threads), threads)
+def _move(layout: _Map, unpack: bool, base: int, arrays: tuple[np.ndarray | None, ...], bf16: bool = False) -> None:
+    """Bring ``arrays``, in the order of ``SOURCES``, into the packed memory at ``base``; or add that to them."""
+    address, count = layout.records[unpack]
+    w_ih, w_hh, b_ih, b_hh, peephole = arrays
+    threads = get_num_threads() if layout.size > _SMALLEST_SHARED else 1
+    entry, tag = _entry(layout.dtype, bf16)
+    entry(
+        tag, base + layout.batch, address, count, base, address_of(w_ih), address_of(w_hh), address_of(b_ih),
+        address_of(b_hh), address_of(peephole), mailboxes(threads), threads,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=64)
@@ -168,30 +167,37 @@ def _constants(dtype: str, size: int) -> tuple[np.ndarray, np.ndarray, tuple[int
 class Packed(Addressed):
     """An immutable snapshot of one direction's parameters.
 
-    Attributes: cell, dtype, I, H, U (vectors of hidden units), state_stride (bytes of a state row), and
+    Attributes: cell, dtype, bf16 (how weights are stored), I, H, U (vectors of hidden units), state_stride (bytes of
+    a state row), and
     ``addresses``, what belongs in the parameters' part of a kernel's argument block (``Packed.fields``), which itself
     lies at ``address``.
     """
 
     fields = slice(Layer._fields.index("zero_row"), Layer._fields.index("back_wh2") + 1)
 
-    def __init__(self, cell: Cell, parameters: tuple[np.ndarray | None, ...], backward: bool) -> None:
+    def __init__(
+        self, cell: Cell, parameters: tuple[np.ndarray | None, ...], backward: bool, bf16: bool = False
+    ) -> None:
         w_ih, w_hh, b_ih, *_ = parameters
         assert w_ih is not None and w_hh is not None
         self.cell, self.dtype = cell, _NAMES[w_ih.dtype.char]
         self.I, self.H = w_ih.shape[1], w_hh.shape[1]
         self.has_bias = b_ih is not None
-        self.layout = layout = _map(cell.name, self.dtype, self.I, self.H, backward, self.has_bias)
+        self.bf16 = bf16
+        layout = _map(cell.name, self.dtype, self.I, self.H, backward, self.has_bias, bf16)
         self.U, self.state_stride = layout.U, layout.stride
         self._memory, base = aligned(layout.size)
         if not self.has_bias:
             self._memory[:] = 0
-        _move(layout.packing, base, layout.size, parameters, self.dtype)
+        _move(layout, False, base, parameters, bf16)
         # The zero row also stands in for rows of dy.
         self._zeros, self._one, constants = _constants(self.dtype, self.state_stride)
         self.addresses = layout.weights.at(base)
         self.addresses[:2] = constants
         self.address = address_of(self.addresses)
+        # What a backend's call found out last; calls of one shape follow each other.
+        self.latest: tuple[Any, ...] = (None,)
+        self.launchers: dict[Any, tuple[Any, Any]] = {}
 
 
 class Accumulators:
@@ -209,7 +215,7 @@ class Accumulators:
 
     def add_to(self, arrays: tuple[np.ndarray | None, ...]) -> None:
         """Add into arrays shaped as the parameters are, in the order w_ih, w_hh, b_ih, b_hh, peephole."""
-        _move(self._map.unpacking, self._base, self._map.size, arrays, self._map.dtype)
+        _move(self._map, True, self._base, arrays)
 
 
 def accumulators(packed: Packed) -> Accumulators:

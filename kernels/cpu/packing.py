@@ -25,7 +25,7 @@ from fastrnn.cells import Cell
 
 from .jit import helper, inlined, kernel
 from .layout import share
-from .memory import read, read_int
+from .memory import read, read_int, write_int
 from .simd import (
     VECTOR_BYTES,
     fill,
@@ -37,10 +37,10 @@ from .simd import (
     store_part,
     store_part_at,
 )
-from .tags import GROUP, element_bytes, vector_bytes
+from .tags import GROUP, element_bytes, vector_bytes, weight_bytes
 from .threads import job, run_job
 
-__all__ = ["Batch", "Kind", "Record", "fed_gates", "move"]
+__all__ = ["BATCH_BYTES", "SOURCES", "Batch", "Kind", "Record", "fed_gates", "move"]
 
 # Columns copied at a time: this many rows of a panel stay in the L1 cache while its slots are written in turn.
 _BLOCK = 64
@@ -75,7 +75,8 @@ class Kind(IntEnum):
     PACK_PANELS, UNPACK_PANELS, PACK_COLUMNS, PACK_VECTORS, ADD_VECTORS, UNPACK_VECTORS = range(6)
 
 
-RECORD_BYTES = 8 * len(Record._fields)
+SOURCES = ("w_ih", "w_hh", "b_ih", "b_hh", "peephole")
+RECORD_BYTES, BATCH_BYTES = 8 * len(Record._fields), 8 * len(Batch._fields)
 
 
 def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
@@ -95,6 +96,18 @@ def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
                 )
         size *= 2
     return rows
+
+
+def _bf16(builder: ir.IRBuilder, values: ir.Value) -> ir.Value:
+    """Float32 rounded to the nearest bfloat16, ties to even; a NaN stays one."""
+    words, halves = (ir.VectorType(ir.IntType(bits), values.type.count) for bits in (32, 16))
+    constant = lambda value: ir.Constant(words, [value] * words.count)  # noqa: E731
+    bits = builder.bitcast(values, words)
+    upper = builder.lshr(bits, constant(16))
+    half = builder.add(constant(0x7FFF), builder.and_(upper, constant(1)))
+    rounded = builder.lshr(builder.add(bits, half), constant(16))
+    quiet = builder.or_(upper, constant(0x40))
+    return builder.trunc(builder.select(builder.fcmp_unordered("uno", values, values), quiet, rounded), halves)
 
 
 @intrinsic(prefer_literal=True)
@@ -121,7 +134,7 @@ def _transpose(_typing, like, add, source, source_step, in_rows, in_columns, tar
         for row, (place, n) in zip(turned, places(target, target_step, rows, columns), strict=True):
             if adding:
                 row = builder.fadd(load_part_at(builder, place, n, dtype), row)
-            store_part_at(builder, row, place, n)
+            store_part_at(builder, _bf16(builder, row) if like.bf16 else row, place, n)
         return context.get_dummy_value()
 
     return types.void(like, add, *[types.intp] * 8), codegen
@@ -136,11 +149,14 @@ def _panel_of(u, U, P):
 
 
 @helper
-def _slot_vectors(like, v, base, u, f, depth):
-    """Address of slot f of unit vector u at k = 0 in panels ``depth`` deep, and the bytes from one k to the next."""
+def _slot_vectors(v, base, u, f, depth, size):
+    """Address of slot f of unit vector u at k = 0 in panels ``depth`` deep, and the bytes from one k to the next.
+
+    size: bytes of a vector.
+    """
     start, width = _panel_of(u, v.U, v.P)
-    first = base + v.packed + (start * v.F * depth + f * width + u - start) * vector_bytes(like)
-    return first, v.F * width * vector_bytes(like)
+    first = base + v.packed + (start * v.F * depth + f * width + u - start) * size
+    return first, v.F * width * size
 
 
 @helper
@@ -153,7 +169,7 @@ def _panels(like, a, base, plain, unpack, w, n):
         units = min(lanes(like), v.H - u * lanes(like))
         for block in range(0, v.K, _BLOCK):
             for f in range(v.F):
-                first, step = _slot_vectors(like, v, base, u, f, v.K)
+                first, step = _slot_vectors(v, base, u, f, v.K, weight_bytes(like))
                 source = plain + (read_int(v.gates + f * 8) * v.H + u * lanes(like)) * row_bytes
                 for k in range(block, min(v.K, block + _BLOCK), lanes(like)):
                     columns = min(lanes(like), v.K - k)
@@ -206,7 +222,7 @@ def _vectors(like, a, base, plain, kind):
             here = plain + (gate * v.H + u * lanes(like)) * element_bytes(like)
             there = base + v.packed + f * v.K + u * vector_bytes(like)
             if v.K == 0:
-                there = _slot_vectors(like, v, base, u, f, 1)[0]
+                there = _slot_vectors(v, base, u, f, 1, vector_bytes(like))[0]
             if gate < 0:
                 if kind == Kind.PACK_VECTORS:
                     store(fill(like, 0.0), there)
@@ -237,9 +253,12 @@ _move_job = job(_move_share)
 
 
 @kernel
-def move(like, a, pool, threads):
-    """Carry out all records of a batch; ``a``: address of the Batch."""
-    run_job(_move_job(like), a, pool, threads)
+def move(like, batch, records, count, base, w_ih, w_hh, b_ih, b_hh, peephole, pool, threads):
+    """Carry out ``count`` records; the Batch, and behind it the arrays' addresses, are written at ``batch``."""
+    arrays = batch + BATCH_BYTES
+    for i, value in enumerate((records, count, base, arrays, w_ih, w_hh, b_ih, b_hh, peephole)):
+        write_int(batch + i * 8, value)
+    run_job(_move_job(like), batch, pool, threads)
 
 
 def fed_gates(cell: Cell, names: tuple[str | None, ...], all_slots: bool = False) -> np.ndarray:

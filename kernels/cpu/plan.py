@@ -44,17 +44,18 @@ class Plan(NamedTuple):
 
 
 def plan(
-    cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool, alive: float | None = None
-) -> Plan:
+    cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool,
+    alive: float | None = None, bf16: bool = False,
+) -> Plan:  # fmt: skip
     """Choose for a (T, B, I) batch and H hidden units; ``threads`` is the most to use.
 
-    alive: rows of a ragged batch at the average step; default B.
+    alive: rows of a ragged batch at the average step; default B. bf16: how the weights are packed.
     """
     itemsize = np.dtype(dtype).itemsize
     lanes = VECTOR_BYTES // itemsize
     gates = len(cell.gates)
     multiply_adds = B * gates * H * (I + H)
-    weights = gates * H * (I + H) * itemsize
+    weights = gates * H * (I + H) * (2 if bf16 else itemsize)
     rows = T * B
     size = weights + itemsize * 2 * B * H * len(cell.states)
     if training:

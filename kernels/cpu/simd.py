@@ -115,7 +115,14 @@ def call(builder: ir.IRBuilder, name: str, arguments: list[ir.Value], result: ir
 
 def suffix(vector: ir.VectorType) -> str:
     """How LLVM spells a vector type in the names of its intrinsics, for instance ``v16f32``."""
-    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
+    letter = "i" if isinstance(vector.element, ir.IntType) else "f"
+    return f"v{vector.count}{letter}{_element_bits(vector)}"
+
+
+def _element_bits(vector: ir.VectorType) -> int:
+    if isinstance(vector.element, ir.IntType):
+        return vector.element.width
+    return 32 if isinstance(vector.element, ir.FloatType) else 64
 
 
 def fma_at(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
@@ -145,7 +152,7 @@ def store_part_at(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, val
     arguments = [
         value,
         pointer(builder, address, value.type),
-        ir.Constant(_I32, 4 if isinstance(value.type.element, ir.FloatType) else 8),
+        ir.Constant(_I32, _element_bits(value.type) // 8),
         _tail_mask(builder, valid, value.type),
     ]
     call(builder, f"llvm.masked.store.{suffix(value.type)}.p0", arguments, ir.VoidType())

@@ -31,6 +31,7 @@ __all__ = [
     "compile_time",
     "compiled_where",
     "element_bytes",
+    "h_lines",
     "h_rows",
     "h_slots",
     "h_width",
@@ -45,7 +46,10 @@ __all__ = [
     "two_phases",
     "units",
     "vector_bytes",
+    "weight_bytes",
+    "weights_vector_bytes",
     "wide",
+    "x_lines",
     "x_rows",
     "x_slots",
     "x_width",
@@ -70,11 +74,11 @@ class _TagType(types.Type):
 
 
 class CellType(_TagType):
-    """A cell and its dtype."""
+    """A cell and its dtype, and whether its packed weights are bfloat16."""
 
-    def __init__(self, name: str, dtype: types.Float) -> None:
-        self.cell_name, self.dtype = name, dtype
-        super().__init__(name=f"{name}[{dtype}]")
+    def __init__(self, name: str, dtype: types.Float, bf16: bool = False) -> None:
+        self.cell_name, self.dtype, self.bf16 = name, dtype, bf16
+        super().__init__(name=f"{name}[{dtype}{', bf16' * bf16}]")
 
     @property
     def cell(self) -> Cell:
@@ -83,18 +87,18 @@ class CellType(_TagType):
 
 
 class ElementType(_TagType):
-    """A dtype alone."""
+    """A dtype, and whether weights of it are packed as bfloat16."""
 
-    def __init__(self, dtype: types.Float) -> None:
-        self.dtype = dtype
-        super().__init__(name=f"Element({dtype})")
+    def __init__(self, dtype: types.Float, bf16: bool = False) -> None:
+        self.dtype, self.bf16 = dtype, bf16
+        super().__init__(name=f"Element({dtype}{', bf16' * bf16})")
 
 
 class PanelType(_TagType):
     """A panel of one phase of a cell, in the full zone or in the tail."""
 
     def __init__(self, cell: CellType, phase: int, full: bool) -> None:
-        self.cell_type, self.index, self.full, self.dtype = cell, phase, full, cell.dtype
+        self.cell_type, self.index, self.full, self.dtype, self.bf16 = cell, phase, full, cell.dtype, cell.bf16
         super().__init__(name=f"Panel({cell.name}, {phase}, {'full' if full else 'tail'})")
 
     @property
@@ -206,11 +210,24 @@ has_c = compile_time(lambda tag: "c" in tag.cell.states)
 peephole_slots = compile_time(lambda tag: tuple(tag.phase.slots.index(gate) for gate in tag.cell.peepholes))
 peephole_sees_new = compile_time(lambda tag: tuple(gate == "o" for gate in tag.cell.peepholes))
 vector_bytes = compile_time(lambda tag: VECTOR_BYTES)
+weight_bytes = compile_time(lambda tag: weights_vector_bytes(tag.bf16))
+x_lines = compile_time(lambda tag: _lines(tag, tag.phase.x_range))
+h_lines = compile_time(lambda tag: _lines(tag, tag.phase.h_range))
 element_bytes = compile_time(lambda tag: tag.dtype.bitwidth // 8)
 
 
 def _count(fed: tuple[int, int]) -> int:
     return fed[1] - fed[0]
+
+
+def weights_vector_bytes(bf16: bool) -> int:
+    """Bytes that a vector of packed weights takes."""
+    return VECTOR_BYTES // 2 if bf16 else VECTOR_BYTES
+
+
+def _lines(panel: PanelType, fed: tuple[int, int]) -> int:
+    """Cache lines of a panel's weights that one step of k reads."""
+    return max(1, panel.units * _count(fed) * weights_vector_bytes(panel.bf16) // 64)
 
 
 def _widest(phase: Phase) -> int:

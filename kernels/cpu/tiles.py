@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 from .jit import helper
 from .simd import VECTOR_BYTES, fma_at, llvm_scalar, llvm_vector, load_at, pointer, prefetch_at, splat, store_at
-from .tags import GROUP, panels_at_once, tile_rows
+from .tags import GROUP, panels_at_once, tile_rows, weights_vector_bytes
 
 __all__ = ["accumulate", "accumulate_wide", "outer_all", "outer_h", "outer_x", "project"]
 
@@ -48,6 +48,17 @@ class _Emitter:
 
     def load(self, address: ir.Value) -> ir.Value:
         return load_at(self.builder, address, self.dtype)
+
+    def load_weights(self, address: ir.Value, bf16: bool) -> ir.Value:
+        """A vector of packed weights; bfloat16 is the upper half of a float32."""
+        if not bf16:
+            return self.load(address)
+        vector = llvm_vector(self.dtype)
+        halves, words = (ir.VectorType(ir.IntType(bits), vector.count) for bits in (16, 32))
+        loaded = self.builder.load(pointer(self.builder, address, halves))
+        loaded.align = 2
+        shift = ir.Constant(words, [16] * vector.count)
+        return self.builder.bitcast(self.builder.shl(self.builder.zext(loaded, words), shift), vector)
 
     def store(self, value: ir.Value, address: ir.Value) -> None:
         store_at(self.builder, value, address, self.dtype)
@@ -142,17 +153,19 @@ def _emit_accumulate(e: _Emitter, panel, rows: int, arguments: list[ir.Value], p
             if (place, v) not in sums:
                 sums[place, v] = e.load(at(init, init_stride, init_panel, place, v))
         addresses = [e.integer_at(e.offset(table, m, 8)) for m in range(rows)]
-        row_of_weights = len(fed) * VECTOR_BYTES
+        weight_bytes = weights_vector_bytes(panel.bf16)
+        row_of_weights = len(fed) * weight_bytes
         panel_of_weights = e.builder.mul(depth, _integer(row_of_weights))
 
         def add_products(k, carried, addresses=addresses, weights=weights, ahead=ahead, fed=fed,
-                         row_of_weights=row_of_weights, panel_of_weights=panel_of_weights):  # fmt: skip
+                         row_of_weights=row_of_weights, panel_of_weights=panel_of_weights,
+                         weight_bytes=weight_bytes):  # fmt: skip
             e.prefetch(e.offset(ahead, k, 64))
             columns = [e.offset(address, k, e.element_bytes) for address in addresses]
             result = []
             for p in range(panels):
                 here = e.offset(e.offset(weights, p, panel_of_weights), k, row_of_weights)
-                loaded = [e.load(e.offset(here, v, VECTOR_BYTES)) for v in range(len(fed))]
+                loaded = [e.load_weights(e.offset(here, v, weight_bytes), panel.bf16) for v in range(len(fed))]
                 part = rows * len(fed)
                 result += e.multiply_add(columns, loaded, carried[p * part : (p + 1) * part])
             return result
