@@ -1,14 +1,18 @@
 """Two runs compared: what got slower, by more than the noise of the runs and the drift of the machine.
 
-The rivals' code is the same in both runs if their versions are, so the median of their ratios on a device is what the
-device itself changed; ours are judged after dividing by it. A case counts as slower if its ratio is beyond three times
-the spread of both runs' blocks, and beyond a tenth in any case.
+The rivals' code is the same in both runs if their versions are, so what their times changed by is the machine's part.
+It is taken from the rivals of the same case, which were timed in turn with ours: a shared machine has slow half
+minutes, which hit some cases of one run and not of the other. A case without rivals gets the median of all.
+
+A case counts as slower if its ratio, that part taken out, is beyond three times the noise, and beyond a tenth in any
+case. The noise is the spread of both runs' blocks, the disagreement of the rivals, and half of what the machine
+changed by, since it does not slow everybody alike.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, log
 from statistics import median, quantiles
 from typing import Any
 
@@ -63,19 +67,22 @@ def _spread(entry: dict[str, Any]) -> float:
     return (high - low) / 2 / middle
 
 
-def drift(before: Results, after: Results, device: str = "cpu") -> float:
-    """How many times as long the rivals on a device took in the second run; 1 where too few can tell."""
+def _rival_ratios(before: Results, after: Results) -> dict[str, list[float]]:
+    """By case, after / before of every rival of the same version."""
     first, second = _timed(before), _timed(after)
     versions = [{n: c["versions"] for n, c in r["contenders"].items()} for r in (before, after)]
     same = {name for name in versions[0] if versions[0][name] == versions[1].get(name)}
-    ratios = [
-        second[key]["seconds"] / entry["seconds"]
-        for key, entry in first.items()
-        if key in second
-        and _device(key[0]) == device
-        and (name := key[1].split()[0]) != OURS
-        and described_as(name, device) in same
-    ]
+    ratios: dict[str, list[float]] = {}
+    for (key, label), entry in first.items():
+        name = label.split()[0]
+        if (key, label) in second and name != OURS and described_as(name, _device(key)) in same:
+            ratios.setdefault(key, []).append(second[key, label]["seconds"] / entry["seconds"])
+    return ratios
+
+
+def drift(before: Results, after: Results, device: str = "cpu") -> float:
+    """How many times as long the rivals on a device took in the second run; 1 where too few can tell."""
+    ratios = [r for key, rs in _rival_ratios(before, after).items() if _device(key) == device for r in rs]
     return median(ratios) if len(ratios) >= _CONTROLS else 1.0
 
 
@@ -86,19 +93,20 @@ def _device(key: str) -> str:
 def changes(before: Results, after: Results) -> list[Change]:
     """Our cases that both runs timed."""
     first, second = _timed(before), _timed(after)
-    machine = {device: drift(before, after, device) for device in DEVICES}
-    return [
-        Change(
-            key,
-            label,
-            entry["seconds"],
-            second[key, label]["seconds"],
-            second[key, label]["seconds"] / entry["seconds"] / machine[_device(key)],
-            hypot(_spread(entry), _spread(second[key, label])),
-        )
-        for (key, label), entry in first.items()
-        if (key, label) in second and label.split()[0] == OURS
-    ]
+    rivals = _rival_ratios(before, after)
+    overall = {device: drift(before, after, device) for device in DEVICES}
+    found = []
+    for (key, label), entry in first.items():
+        if (key, label) not in second or label.split()[0] != OURS:
+            continue
+        other = second[key, label]
+        ratios = rivals.get(key, [overall[_device(key)]])
+        machine = median(ratios)
+        apart = (max(ratios) - min(ratios)) / 2 / machine
+        noise = hypot(_spread(entry), _spread(other), apart, abs(log(machine)) / 2)
+        ratio = other["seconds"] / entry["seconds"] / machine
+        found.append(Change(key, label, entry["seconds"], other["seconds"], ratio, noise))
+    return found
 
 
 def comparison_table(found: list[Change], machine: dict[str, float], loads: tuple[float | None, ...] = ()) -> Table:
@@ -109,7 +117,9 @@ def comparison_table(found: list[Change], machine: dict[str, float], loads: tupl
         times = [seconds_text(c.before_s), seconds_text(c.after_s)]
         table.rows.append([c.key, c.label, *times, f"{c.ratio:.3f}", f"±{c.noise:.3f}", mark])
     taken_out = ", ".join(f"{factor:.3f} on {device}" for device, factor in machine.items())
-    table.notes.append(f"the rivals' times changed by {taken_out}: the machine's part, taken out of the ratios")
+    table.notes.append(
+        f"the rivals' times changed by {taken_out}: the machine's part, taken out of each ratio case by case"
+    )
     busy = [load for load in loads if load is not None and load > QUIET_LOAD]
     if busy:
         table.notes.append(f"a run began on a busy machine (load {max(busy):.1f}): measure again before believing this")
