@@ -42,8 +42,9 @@ from .threads import job, run_job
 
 __all__ = ["BATCH_BYTES", "SOURCES", "Batch", "Kind", "Record", "fed_gates", "move"]
 
-# Columns copied at a time: this many rows of a panel stay in the L1 cache while its slots are written in turn.
-_BLOCK = 64
+# Columns copied at a time: rows of a matrix long enough for the hardware to fetch ahead, and a piece of a panel that
+# stays in the L2 cache while its slots are written in turn. Unpacking (4096, 1024): 7.5 to 5.2 ms against 64.
+_BLOCK = 256
 
 
 class Record(NamedTuple):
