@@ -90,7 +90,7 @@ def project_panels(full, tail, inputs, like, a, vectors, m, out, out_row, step, 
         begin, end = x_slots(full)
     bounds = full_units(full, v.U)
     depth = (end - begin) * lanes(full)
-    row_bytes = min(vectors, GROUP) * vector_bytes(full)
+    row_bytes = packed_together(vectors) * vector_bytes(full)
     group_bytes = v.U * depth * row_bytes
     line = (tile & 3) * 64
     if p0 < p1:
@@ -125,6 +125,14 @@ def sum_block(full, tail, inputs, like, a, vectors, rows, out, step, n, r, strid
             full, tail, inputs, like, a, vectors, last - i, out + i * d_row, d_row, step, n, r + i * stride, stride,
             weights, tile, p0, p1,
         )  # fmt: skip
+
+
+@inlined
+def packed_together(vectors):
+    """How many of so many vectors of columns lie side by side in the packed weights."""
+    if vectors < GROUP:
+        return 1
+    return GROUP
 
 
 @inlined
@@ -352,7 +360,7 @@ def input_depth(phase, U):
 
 @helper
 def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_last):
-    """``step_columns`` for all of a thread's hidden units: groups (two at once for a single row), then vectors."""
+    """``step_columns`` for all of a thread's hidden units: groups, then vectors; more at once for a single row."""
     v = read(Layer, a)
     full = min(u_last, v.U // GROUP * GROUP)
     zone, gate_zone = panel(cell, 1, 1), panel(cell, 0, 1)
@@ -363,8 +371,15 @@ def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_la
             vectors = 2 * GROUP
         step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, stride, vectors, u)
         u += vectors
-    for u in range(max(u_first, v.U // GROUP * GROUP), u_last):
-        step_columns(cell, second, panel(cell, 1, 0), panel(cell, 0, 0), a, tables, scratch, s, first, stride, 1, u)
+    u = max(u_first, v.U // GROUP * GROUP)
+    while u < u_last:
+        vectors = 1
+        if v.B == 1:
+            vectors = u_last - u
+        step_columns(
+            cell, second, panel(cell, 1, 0), panel(cell, 0, 0), a, tables, scratch, s, first, stride, vectors, u
+        )
+        u += vectors
 
 
 @helper

@@ -273,15 +273,17 @@ def _project(_typing, like, vectors, rows, out, out_stride, a, a_stride, a_panel
     return types.void(like, vectors, *[types.intp] * 10), codegen
 
 
-@intrinsic
-def _project_wide(_typing, like, out, a, a_panel, inner, panels, weights, ahead, between):
+@intrinsic(prefer_literal=True)
+def _project_wide(_typing, like, vectors, groups, out, a, a_panel, inner, panels, weights, ahead, between):
+    width, count = vectors.literal_value, groups.literal_value
+
     def codegen(context, builder, sig, args):
-        _, out, a, a_panel, *operands = args
+        out, a, a_panel, *operands = args[3:]
         none = _integer(0)
-        _emit_project(_Emitter(builder, like.dtype), GROUP, 1, [out, none, a, none, a_panel, *operands], groups=2)
+        _emit_project(_Emitter(builder, like.dtype), width, 1, [out, none, a, none, a_panel, *operands], groups=count)
         return context.get_dummy_value()
 
-    return types.void(like, *[types.intp] * 8), codegen
+    return types.void(like, vectors, groups, *[types.intp] * 8), codegen
 
 
 @helper
@@ -298,18 +300,23 @@ def project_vector(like, rows, out, out_stride, a, a_stride, a_panel, inner, pan
 
 @helper
 def project(like, vectors, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead, between):
-    """out[m][v] += sum_p sum_k a[m][p][k] W[p][k][v] for GROUP vectors of columns, for one, or for two groups.
+    """out[m][v] += sum_p sum_k a[m][p][k] W[p][k][v] for GROUP vectors of columns, for 1 to 3, or for two groups.
 
     out: rows of vectors at a byte stride. a: address of slot values of panel 0, ``a_stride`` bytes between rows,
-    ``a_panel`` between panels, ``inner`` contiguous elements a panel. weights: [panels][inner][vectors]. Two groups
-    at once, ``between`` bytes apart, are for a single row: enough sums in flight to hide the FMA's latency.
+    ``a_panel`` between panels, ``inner`` contiguous elements a panel. weights: [panels][inner][vectors], or vector by
+    vector, ``between`` bytes apart, for 2 and 3. These, and two groups at once, likewise apart, are for a single
+    row: more sums in flight to hide the FMA's latency.
     """
     if vectors == GROUP:
         project_group(like, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead)
     elif vectors == 1:
         project_vector(like, rows, out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead)
+    elif vectors == 2:
+        _project_wide(like, 1, 2, out, a, a_panel, inner, panels, weights, ahead, between)
+    elif vectors == 3:
+        _project_wide(like, 1, 3, out, a, a_panel, inner, panels, weights, ahead, between)
     else:
-        _project_wide(like, out, a, a_panel, inner, panels, weights, ahead, between)
+        _project_wide(like, GROUP, 2, out, a, a_panel, inner, panels, weights, ahead, between)
 
 
 def _emit_outer(e: _Emitter, vectors: int, columns: int, arguments: list[ir.Value]) -> None:
