@@ -15,7 +15,7 @@ from numba import types
 from fastrnn.cells import CELLS
 from fastrnn.sequences import Schedule
 
-from .backward import BLOCK_ROWS
+from .column_sums import BLOCK_ROWS
 from .gradients import CHUNK_SCRATCH
 from .jit import inlined, kernel
 from .layout import AHEAD_ROWS, TABLE_BYTES, Layer
@@ -41,7 +41,7 @@ def field(name: str) -> int:
 
 # Offsets in bytes of where runs of fields begin.
 _SCHEDULE, _WEIGHTS, _GRADIENTS = (_BYTES * field(name) for name in ("order", "zero_row", "gradient_bias"))
-_X, _Y, _RESETS, _FIRST = (_BYTES * field(name) for name in ("x", "y", "resets", "first"))
+_X, _Y, _RESETS = (_BYTES * field(name) for name in ("x", "y", "resets"))
 _H_IN, _C_IN, _H_OUT, _C_OUT = (_BYTES * field(name) for name in ("h_in", "c_in", "h_out", "c_out"))
 _DY, _DX, _ADD_DX = (_BYTES * field(name) for name in ("dy", "dx", "add_dx"))
 _SCHEDULE_COUNT = 5
@@ -149,13 +149,13 @@ def _put(at, array, strides):
         write_int(at + (1 + axis) * _BYTES, array.strides[axis])
 
 
-@kernel
-def _arrange(_like, block, template, schedule, weights, x, y, resets, h_in, c_in, h_out, c_out):
+@inlined
+def _put_common(block, template, schedule, weights, x, resets, h_in, c_in, h_out, c_out):
+    """What both directions have: sizes and buffers, the schedule, the weights, x, and the states at both ends."""
     _place(block, template)
     _copy(schedule, block + _SCHEDULE, _SCHEDULE_COUNT)
     _copy(weights, block + _WEIGHTS, _WEIGHT_COUNT)
     _put(block + _X, x, 2)
-    _put(block + _Y, y, 2)
     _put(block + _RESETS, resets, 2)
     _put(block + _H_IN, h_in, 1)
     _put(block + _C_IN, c_in, 1)
@@ -164,20 +164,18 @@ def _arrange(_like, block, template, schedule, weights, x, y, resets, h_in, c_in
 
 
 @kernel
+def _arrange(_like, block, template, schedule, weights, x, y, resets, h_in, c_in, h_out, c_out):
+    _put_common(block, template, schedule, weights, x, resets, h_in, c_in, h_out, c_out)
+    _put(block + _Y, y, 2)
+
+
+@kernel
 def _arrange_backward(_like, block, template, schedule, weights, gradients, add_dx, x, resets, dy, dx, h, c, h0, c0):
-    _place(block, template)
-    _copy(schedule, block + _SCHEDULE, _SCHEDULE_COUNT)
-    _copy(weights, block + _WEIGHTS, _WEIGHT_COUNT)
+    _put_common(block, template, schedule, weights, x, resets, h, c, h0, c0)
     _copy(gradients, block + _GRADIENTS, _GRADIENT_COUNT)
     write_int(block + _ADD_DX, add_dx)
-    _put(block + _X, x, 2)
-    _put(block + _RESETS, resets, 2)
     _put(block + _DY, dy, 2)
     _put(block + _DX, dx, 2)
-    _put(block + _H_IN, h, 1)
-    _put(block + _C_IN, c, 1)
-    _put(block + _H_OUT, h0, 1)
-    _put(block + _C_OUT, c0, 1)
 
 
 class _Arranger:

@@ -10,6 +10,16 @@ from __future__ import annotations
 
 from .cell_math import backward as cell_backward
 from .cell_math import gate_backward
+from .column_sums import (
+    GROUP_ROWS,
+    blocks_of,
+    clear,
+    input_depth,
+    most_rows,
+    panel_depth,
+    rows_at_once,
+    sum_columns,
+)
 from .forward import clear_padding
 from .jit import helper, inlined, kernel
 from .layout import (
@@ -20,15 +30,12 @@ from .layout import (
     alive_rows,
     fill_state_tables,
     fill_table,
-    full_units,
     is_reset,
     load_peepholes,
     load_slots,
     own_rows,
     panel,
-    panel_row,
     share,
-    slab_panel,
     slab_row,
     slab_step,
     store_all_slots,
@@ -41,17 +48,10 @@ from .layout import (
 from .memory import prefetch, read, read_int, write_int
 from .simd import fill, lanes, load, load_part, store, store_part
 from .states import enter_rows, leave_rows
-from .tags import GROUP, compiled_where, h_slots, has_c, slots, tile_rows, two_phases, units, vector_bytes, x_slots
+from .tags import GROUP, compiled_where, has_c, slots, two_phases, units, vector_bytes
 from .threads import arrive, await_all, job, meet, reset, run_job
-from .tiles import project
 
-__all__ = ["BLOCK_ROWS", "backward"]
-
-_GROUP_ROWS, _VECTOR_ROWS = tile_rows(GROUP), tile_rows(1)
-# A group's weights up to this size stay in the L2 cache from tile to tile; larger ones are taken in blocks, for many
-# rows each, whose sums then wait in the scratch.
-_CACHED_WEIGHTS, _BLOCK_WEIGHTS = 640 * 1024, 384 * 1024
-BLOCK_ROWS = 96
+__all__ = ["backward"]
 
 
 @inlined
@@ -65,120 +65,28 @@ def clear_lanes(like, base, stride, H, u):
 
 
 @inlined
-def blocks_of(phase, inputs, a, tiles, vectors):
-    """In how many blocks of panels the slots are summed: more than one if the weights of a group exceed the cache."""
-    begin, end = h_slots(phase)
-    if inputs:
-        begin, end = x_slots(phase)
-    size = read(Layer, a).U * (end - begin) * lanes(phase) * vectors * vector_bytes(phase)
-    if tiles < 3 or size <= _CACHED_WEIGHTS:
-        return 1
-    return (size + _BLOCK_WEIGHTS - 1) // _BLOCK_WEIGHTS
-
-
-@helper
-def project_panels(full, tail, inputs, like, a, vectors, m, out, out_row, step, n, r, r_stride, weights, tile, p0, p1):
-    """out += dz W over the slots of one phase that fed the recurrent (or the input) product.
-
-    out: m rows of ``vectors`` vectors; dz: the phase's slab at a step with n rows, rows r, r + r_stride, ...; the
-    panels p0 <= p < p1 of the full zone, and with the last of them the tail zone.
-    """
+def slabs_of(phase, gates, a, s):
+    """Where step s lies in the slabs: rows of a panel, then the step and the bytes of a row, in the last phase's slab
+    and in the first's."""
     v = read(Layer, a)
-    alive = alive_rows(v.ahead, n)
-    begin, end = h_slots(full)
-    if inputs:
-        begin, end = x_slots(full)
-    bounds = full_units(full, v.U)
-    depth = (end - begin) * lanes(full)
-    row_bytes = packed_together(vectors) * vector_bytes(full)
-    group_bytes = v.U * depth * row_bytes
-    line = (tile & 3) * 64
-    if p0 < p1:
-        inner = depth * units(full)
-        row = slab_row(full, v.ahead, v.U)
-        here = step + r * row + begin * units(full) * vector_bytes(full) + p0 * alive * panel_row(full)
-        first, block = weights + p0 * inner * row_bytes, (p1 - p0) * inner
-        project(
-            like, vectors, m, out, out_row, here, r_stride * row, alive * panel_row(full), inner, p1 - p0,
-            first, first + block * (row_bytes + line), group_bytes,
-        )  # fmt: skip
-    if bounds < v.U and p1 == bounds // units(full):
-        row = slab_row(tail, v.ahead, v.U)
-        here = slab_panel(tail, step, alive, bounds) + r * row + begin * vector_bytes(tail)
-        first = weights + bounds * depth * row_bytes
-        project(
-            like, vectors, m, out, out_row, here, r_stride * row, alive * panel_row(tail), depth, v.U - bounds,
-            first, first + group_bytes, group_bytes,
-        )  # fmt: skip
-
-
-@helper
-def sum_block(full, tail, inputs, like, a, vectors, rows, out, step, n, r, stride, weights, block, blocks):
-    """Add one block of panels to the sums of some rows, tile by tile."""
-    d_row = vectors * vector_bytes(like)
-    limit = most_rows(vectors)
-    tiles = (rows + limit - 1) // limit
-    p0, p1 = share(full_units(full, read(Layer, a).U) // units(full), block, blocks)
-    for tile in range(tiles):
-        i, last = share(rows, tile, tiles)
-        project_panels(
-            full, tail, inputs, like, a, vectors, last - i, out + i * d_row, d_row, step, n, r + i * stride, stride,
-            weights, tile, p0, p1,
-        )  # fmt: skip
-
-
-@inlined
-def packed_together(vectors):
-    """How many of so many vectors of columns lie side by side in the packed weights."""
-    if vectors < GROUP:
-        return 1
-    return GROUP
-
-
-@inlined
-def most_rows(vectors):
-    """Rows of a tile of so many vectors."""
-    if vectors == GROUP:
-        return _GROUP_ROWS
-    if vectors == 1:
-        return _VECTOR_ROWS
-    return 1
-
-
-@helper
-def sum_columns(full, tail, inputs, like, a, vectors, rows, out, step, n, r, stride, weights, blocks):
-    """out += dz W for a group of columns of some rows: all panels, block after block."""
-    for block in range(blocks):
-        sum_block(full, tail, inputs, like, a, vectors, rows, out, step, n, r, stride, weights, block, blocks)
-
-
-@helper
-def clear(like, out, count):
-    """Zero ``count`` vectors."""
-    zero = fill(like, 0.0)
-    for k in range(count):
-        store(zero, out + k * vector_bytes(like))
-
-
-@inlined
-def rows_at_once(rows, tiles, blocks, i):
-    """How many rows from i on are summed before they are differentiated: a tile's, or many where blocks return."""
-    limit = (rows + tiles - 1) // tiles
-    if blocks > 1:
-        limit = BLOCK_ROWS
-    return min(limit, rows - i)
+    before = read_int(v.offset + s * 8)
+    slab = v.slab
+    if two_phases(phase):
+        slab = v.slab2
+    return (
+        alive_rows(v.ahead, read_int(v.active + s * 8)),
+        slab_step(phase, slab, v.U, before),
+        slab_row(phase, v.ahead, v.U),
+        slab_step(gates, v.slab, v.U, before),
+        slab_row(gates, v.ahead, v.U),
+    )
 
 
 @helper
 def fetch(phase, gates, a, tables, m, i, s, r, r_stride, u_first, u_last):
     """Ask for what ``differentiate`` will read: by then the product before it has hidden the way from memory."""
     v = read(Layer, a)
-    alive, before = alive_rows(v.ahead, read_int(v.active + s * 8)), read_int(v.offset + s * 8)
-    slab = v.slab
-    if two_phases(phase):
-        slab = v.slab2
-    step, gate_step = slab_step(phase, slab, v.U, before), slab_step(gates, v.slab, v.U, before)
-    row_bytes, gate_row = slab_row(phase, v.ahead, v.U), slab_row(gates, v.ahead, v.U)
+    alive, step, row_bytes, gate_step, gate_row = slabs_of(phase, gates, a, s)
     for e in range(m):
         h_in = read_int(table_row(tables, v.B, Table.H_IN, i + e))
         c_in = read_int(table_row(tables, v.B, Table.C_IN, i + e))
@@ -205,12 +113,7 @@ def differentiate(phase, gates, a, tables, m, i, dh, dh_row, s, r, r_stride, u_f
     dh: m rows of u_last - u_first vectors, all but dy and the cell's own carry.
     """
     v = read(Layer, a)
-    alive, before = alive_rows(v.ahead, read_int(v.active + s * 8)), read_int(v.offset + s * 8)
-    slab = v.slab
-    if two_phases(phase):
-        slab = v.slab2
-    step, gate_step = slab_step(phase, slab, v.U, before), slab_step(gates, v.slab, v.U, before)
-    row_bytes, gate_row = slab_row(phase, v.ahead, v.U), slab_row(gates, v.ahead, v.U)
+    alive, step, row_bytes, gate_step, gate_row = slabs_of(phase, gates, a, s)
     for e in range(m):
         row = r + e * r_stride
         h_in = read_int(table_row(tables, v.B, Table.H_IN, i + e))
@@ -346,18 +249,6 @@ def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, st
         )  # fmt: skip
 
 
-@inlined
-def panel_depth(phase, U):
-    """Bytes of the packed recurrent weights of one column vector: one row of a vector for every slot."""
-    return U * (h_slots(phase)[1] - h_slots(phase)[0]) * lanes(phase) * vector_bytes(phase)
-
-
-@inlined
-def input_depth(phase, U):
-    """As ``panel_depth``, of the input weights."""
-    return U * (x_slots(phase)[1] - x_slots(phase)[0]) * lanes(phase) * vector_bytes(phase)
-
-
 @helper
 def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_last):
     """``step_columns`` for all of a thread's hidden units: groups, then vectors; more at once for a single row."""
@@ -437,7 +328,7 @@ def input_gradient(cell, a, tables, scratch, s, first, stride, w, parties):
     fill_table(a, table, v.dx, v.dx_time, v.dx_batch, s, first, stride, rows)
     count = (v.I + lanes(cell) - 1) // lanes(cell)
     groups = count // GROUP
-    tiles = (rows + _GROUP_ROWS - 1) // _GROUP_ROWS
+    tiles = (rows + GROUP_ROWS - 1) // GROUP_ROWS
     task, end = share((groups + count % GROUP) * tiles, w, parties)
     while task < end:
         column, tile = task // tiles, task % tiles
