@@ -6,6 +6,7 @@ integer to unbox a call, and a block that a stream prepares once and uses at eve
 
 from __future__ import annotations
 
+import os
 import weakref
 from ctypes import c_size_t
 from typing import NoReturn
@@ -35,8 +36,8 @@ class _Shelf:
     that threads and finalizers need no lock.
     """
 
-    def __init__(self, smallest: int, limit: int) -> None:
-        self.smallest, self.limit = smallest, limit
+    def __init__(self, smallest: int, limit: int, largest: int) -> None:
+        self.smallest, self.limit, self.largest = smallest, limit, largest
         self.free: dict[int, np.ndarray] = {}
 
     def take(self, size: int) -> np.ndarray | None:
@@ -45,18 +46,30 @@ class _Shelf:
         return self.free.pop(min(fitting)[1], None) if fitting else None
 
     def give(self, buffer: np.ndarray) -> None:
-        """Put a buffer back; the oldest go where too much has come together."""
-        self.free[id(buffer)] = buffer
+        """Put a buffer back; the oldest go where too much has come together.
+
+        The newest stays even where it alone is more, unless it is a large part of the machine's memory: a training
+        loop wants it again at once.
+        """
+        newest = id(buffer)
+        self.free[newest] = buffer
         idle = sum(b.nbytes for b in list(self.free.values()))
         for key in list(self.free):
-            if idle <= self.limit:
+            if idle <= self.limit or (key == newest and buffer.nbytes <= self.largest):
                 break
             dropped = self.free.pop(key, None)
             idle -= 0 if dropped is None else dropped.nbytes
 
 
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
 # Smaller buffers come from the C library's heap, which keeps its pages. The limit is what a process may hold idle.
-_shelf = _Shelf(smallest=4 << 20, limit=256 << 20)
+_shelf = _Shelf(smallest=4 << 20, limit=256 << 20, largest=_physical_memory() // 8)
 
 
 def aligned(size: int, zero: bool = False) -> tuple[np.ndarray, int]:
