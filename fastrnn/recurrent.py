@@ -280,10 +280,13 @@ class RecurrentLayer:
         weights : how they are stored for inference, as in ``freeze``; None as the layer was frozen.
         """
         kept = self._kept_packs
-        bf16 = checks.weights_storage(weights, self.dtype) and not backward
-        if kept is None or (weights is not None and bf16 != kept.bf16):
+        if weights is None:
+            asked = kept is not None and kept.bf16
+        else:
+            asked = checks.weights_storage(weights, self.dtype)
+        bf16 = asked and not backward
+        if kept is None or asked != kept.bf16:
             return self._pack(backward, bf16)
-        bf16 = kept.bf16 and not backward
         # A pack with what backward needs serves forward too, in the same precision.
         packed = kept.packs.get(backward) if kept.bf16 else kept.packs.get(True) or kept.packs.get(backward)
         if packed is None:

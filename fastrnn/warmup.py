@@ -181,7 +181,7 @@ class _Child:
             assert pipe is not None
             try:
                 pipe.close()
-            except BrokenPipeError:
+            except BrokenPipeError:  # a question that the child did not live to read
                 pass
 
 

@@ -14,9 +14,8 @@ from .column_sums import (
     GROUP_ROWS,
     blocks_of,
     clear,
-    input_depth,
+    column_bytes,
     most_rows,
-    panel_depth,
     rows_at_once,
     sum_columns,
 )
@@ -223,7 +222,7 @@ def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, st
             sum_columns(
                 panel(cell, 1, 1), panel(cell, 1, 0), False, cell, a, vectors, m, scratch,
                 slab_step(panel(cell, 1, 1), v.slab2, v.U, before), n, r, stride,
-                v.back_wh2 + u * panel_depth(panel(cell, 1, 1), v.U), blocks,
+                v.back_wh2 + u * column_bytes(panel(cell, 1, 1), False, v.U), blocks,
             )  # fmt: skip
             differentiate_gates(gate_zone, a, tables, m, i, scratch, d_row, s, r, stride, u, u + vectors)
         else:
@@ -232,7 +231,7 @@ def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, st
             sum_columns(
                 panel(cell, 0, 1), panel(cell, 0, 0), False, cell, a, vectors, m, scratch,
                 slab_step(panel(cell, 0, 1), v.slab, v.U, before), n, r, stride,
-                v.back_wh + u * panel_depth(panel(cell, 0, 1), v.U), blocks,
+                v.back_wh + u * column_bytes(panel(cell, 0, 1), False, v.U), blocks,
             )  # fmt: skip
             cut_at_resets(cell, a, m, scratch, d_row, vectors, s, r, stride, u)
             if s == 0:
@@ -307,13 +306,13 @@ def input_columns(cell, a, table, scratch, s, first, stride, i, last, vectors, c
         sum_columns(
             panel(cell, 0, 1), panel(cell, 0, 0), True, cell, a, vectors, m, scratch,
             slab_step(panel(cell, 0, 1), v.slab, v.U, before), n, r, stride,
-            v.back_wx + column * input_depth(panel(cell, 0, 1), v.U), blocks,
+            v.back_wx + column * column_bytes(panel(cell, 0, 1), True, v.U), blocks,
         )  # fmt: skip
         if two_phases(cell):
             sum_columns(
                 panel(cell, 1, 1), panel(cell, 1, 0), True, cell, a, vectors, m, scratch,
                 slab_step(panel(cell, 1, 1), v.slab2, v.U, before), n, r, stride,
-                v.back_wx2 + column * input_depth(panel(cell, 1, 1), v.U), blocks,
+                v.back_wx2 + column * column_bytes(panel(cell, 1, 1), True, v.U), blocks,
             )  # fmt: skip
         write_input_gradient(cell, a, table, i + done, m, scratch, vectors, column)
         done += m

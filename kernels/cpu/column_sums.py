@@ -14,8 +14,7 @@ from .tags import GROUP, tile_rows, units, vector_bytes
 from .tiles import project
 
 __all__ = [
-    "BLOCK_ROWS", "GROUP_ROWS", "blocks_of", "clear", "input_depth", "most_rows", "panel_depth", "rows_at_once",
-    "sum_columns",
+    "BLOCK_ROWS", "GROUP_ROWS", "blocks_of", "clear", "column_bytes", "most_rows", "rows_at_once", "sum_columns",
 ]  # fmt: skip
 
 GROUP_ROWS, _VECTOR_ROWS = tile_rows(GROUP), tile_rows(1)
@@ -26,12 +25,24 @@ BLOCK_ROWS = 96
 
 
 @inlined
+def fed_slots(phase, inputs):
+    """First and one past last of the slots that fed the input product, or the recurrent one."""
+    if inputs:
+        return x_slots(phase)
+    return h_slots(phase)
+
+
+@inlined
+def column_bytes(phase, inputs, U):
+    """Bytes of the packed weights of one vector of columns: a row of a vector for every slot value."""
+    begin, end = fed_slots(phase, inputs)
+    return U * (end - begin) * lanes(phase) * vector_bytes(phase)
+
+
+@inlined
 def blocks_of(phase, inputs, a, tiles, vectors):
     """In how many blocks of panels the slots are summed: more than one if the weights of a group exceed the cache."""
-    begin, end = h_slots(phase)
-    if inputs:
-        begin, end = x_slots(phase)
-    size = read(Layer, a).U * (end - begin) * lanes(phase) * vectors * vector_bytes(phase)
+    size = column_bytes(phase, inputs, read(Layer, a).U) * vectors
     if tiles < 3 or size <= _CACHED_WEIGHTS:
         return 1
     return (size + _BLOCK_WEIGHTS - 1) // _BLOCK_WEIGHTS
@@ -46,13 +57,11 @@ def project_panels(full, tail, inputs, like, a, vectors, m, out, out_row, step, 
     """
     v = read(Layer, a)
     alive = alive_rows(v.ahead, n)
-    begin, end = h_slots(full)
-    if inputs:
-        begin, end = x_slots(full)
+    begin, end = fed_slots(full, inputs)
     bounds = full_units(full, v.U)
     depth = (end - begin) * lanes(full)
     row_bytes = packed_together(vectors) * vector_bytes(full)
-    group_bytes = v.U * depth * row_bytes
+    group_bytes = column_bytes(full, inputs, v.U) * packed_together(vectors)
     line = (tile & 3) * 64
     if p0 < p1:
         inner = depth * units(full)
@@ -128,15 +137,3 @@ def rows_at_once(rows, tiles, blocks, i):
     if blocks > 1:
         limit = BLOCK_ROWS
     return min(limit, rows - i)
-
-
-@inlined
-def panel_depth(phase, U):
-    """Bytes of the packed recurrent weights of one column vector: one row of a vector for every slot."""
-    return U * (h_slots(phase)[1] - h_slots(phase)[0]) * lanes(phase) * vector_bytes(phase)
-
-
-@inlined
-def input_depth(phase, U):
-    """As ``panel_depth``, of the input weights."""
-    return U * (x_slots(phase)[1] - x_slots(phase)[0]) * lanes(phase) * vector_bytes(phase)

@@ -46,7 +46,7 @@ class _Map:
     def __init__(
         self, name: str, dtype: str, I: int, H: int, backward: bool, has_bias: bool, bf16: bool = False
     ) -> None:
-        self.cell, self.dtype = CELLS[name], dtype
+        self.cell, self.dtype, self.bf16 = CELLS[name], dtype, bf16
         weight_bytes = weights_vector_bytes(bf16)
         self.H, self.U = H, vectors(H, dtype)
         self.stride = row_bytes(self.U)
@@ -125,7 +125,6 @@ class _Fields:
 
     def __init__(self, first: str, last: str, offsets: dict[str, int]) -> None:
         names = Layer._fields[Layer._fields.index(first) : Layer._fields.index(last) + 1]
-        self.names = names
         self.present = np.array([name in offsets for name in names], np.int64)
         self.offsets = np.array([offsets.get(name, 0) for name in names], np.int64)
 
@@ -145,12 +144,12 @@ def _entry(dtype: str, bf16: bool) -> tuple[Any, Tag]:
     return move.entry_point(tag.type, *[types.intp] * 11), tag
 
 
-def _move(layout: _Map, unpack: bool, base: int, arrays: tuple[np.ndarray | None, ...], bf16: bool = False) -> None:
+def _move(layout: _Map, unpack: bool, base: int, arrays: tuple[np.ndarray | None, ...]) -> None:
     """Bring ``arrays``, in the order of ``SOURCES``, into the packed memory at ``base``; or add that to them."""
     address, count = layout.records[unpack]
     w_ih, w_hh, b_ih, b_hh, peephole = arrays
     threads = get_num_threads() if layout.size > _SMALLEST_SHARED else 1
-    entry, tag = _entry(layout.dtype, bf16)
+    entry, tag = _entry(layout.dtype, layout.bf16)
     entry(
         tag, base + layout.batch, address, count, base, address_of(w_ih), address_of(w_hh), address_of(b_ih),
         address_of(b_hh), address_of(peephole), mailboxes(threads), threads,
@@ -168,9 +167,8 @@ class Packed(Addressed):
     """An immutable snapshot of one direction's parameters.
 
     Attributes: cell, dtype, bf16 (how weights are stored), I, H, U (vectors of hidden units), state_stride (bytes of
-    a state row), and
-    ``addresses``, what belongs in the parameters' part of a kernel's argument block (``Packed.fields``), which itself
-    lies at ``address``.
+    a state row), and ``addresses``, what belongs in the parameters' part of a kernel's argument block
+    (``Packed.fields``), which itself lies at ``address``.
     """
 
     fields = slice(Layer._fields.index("zero_row"), Layer._fields.index("back_wh2") + 1)
@@ -189,7 +187,7 @@ class Packed(Addressed):
         self._memory, base = aligned(layout.size)
         if not self.has_bias:
             self._memory[:] = 0
-        _move(layout, False, base, parameters, bf16)
+        _move(layout, False, base, parameters)
         # The zero row also stands in for rows of dy.
         self._zeros, self._one, constants = _constants(self.dtype, self.state_stride)
         self.addresses = layout.weights.at(base)
