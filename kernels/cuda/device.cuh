@@ -1,0 +1,93 @@
+// What the hardware offers: the only file with PTX, and the only one that knows whether a GPU or an emulator runs it.
+//
+// No header of CUDA is included, since users have NVRTC and no toolkit. Compiled as ordinary C++ (without __CUDACC__)
+// the same names come from device_emulation.h, which the tests bring along.
+#pragma once
+
+#ifdef __CUDACC__
+
+// A kernel takes one structure by value. THREADS bounds the block, and so the registers that a thread may have.
+#define KERNEL(NAME, THREADS, ARGUMENTS) extern "C" __global__ void __launch_bounds__(THREADS, 1) NAME(const ARGUMENTS a)
+// The block's dynamic shared memory as an array of TYPE, aligned to 128 bytes.
+#define SHARED_MEMORY(TYPE, NAME)                                       \
+    extern __shared__ __align__(128) unsigned char shared_memory_[];    \
+    TYPE* NAME = reinterpret_cast<TYPE*>(shared_memory_)
+// Every polling loop, so that an emulator can let others run.
+#define SPIN_WHILE(CONDITION) while (CONDITION) {}
+#define DEVICE __device__ __forceinline__
+
+namespace fastrnn {
+
+using u16 = unsigned short;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+using i64 = long long;
+
+// Flags between blocks: what was written before the release is seen after the acquire that reads it.
+DEVICE u32 load_acquire(const u32* p) {
+    u32 v;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+
+DEVICE void store_release(u32* p, u32 v) {
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+
+// Loads that pass the first-level cache by, which other blocks' stores do not reach: for what this launch wrote.
+DEVICE uint4 load_shared_by_blocks(const uint4* p) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+    return v;
+}
+
+DEVICE u16 load_shared_by_blocks(const u16* p) {
+    u16 v;
+    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v) : "l"(p) : "memory");
+    return v;
+}
+
+DEVICE float load_shared_by_blocks(const float* p) {
+    float v;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
+    return v;
+}
+
+DEVICE double load_shared_by_blocks(const double* p) {
+    double v;
+    asm volatile("ld.global.cg.f64 %0, [%1];" : "=d"(v) : "l"(p) : "memory");
+    return v;
+}
+
+// Round to nearest even; NaN stays NaN.
+DEVICE float half_to_float(u16 bits) {
+    float v;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(bits));
+    return v;
+}
+
+DEVICE u16 float_to_half(float v) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v));
+    return bits;
+}
+
+}  // namespace fastrnn
+
+#else
+#include "device_emulation.h"
+#endif
+
+namespace fastrnn {
+
+// The upper half of a float. Done in integers, as cvt for bfloat16 needs sm_80 and one NaN must not become infinity.
+DEVICE float bfloat16_to_float(u16 bits) { return __uint_as_float(u32(bits) << 16); }
+
+DEVICE u16 float_to_bfloat16(float v) {
+    u32 bits = __float_as_uint(v);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+    return u16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+}  // namespace fastrnn
