@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +24,7 @@ from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering
 
 import fastrnn.cells
+from fastrnn.kernels import cache
 
 __all__ = ["HELPER_OPTIONS", "cache_folder", "helper", "inlined", "kernel"]
 
@@ -38,31 +37,10 @@ def _sources_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
-
-
 @functools.cache
 def cache_folder() -> Path | None:
-    """Folder of this version's compiled kernels, or None where nothing can be written.
-
-    ``FASTRNN_CACHE_DIR`` names the parent folder (empty: no cache); else ``$XDG_CACHE_HOME/fastrnn`` or
-    ``~/.cache/fastrnn``.
-    """
-    named = os.environ.get("FASTRNN_CACHE_DIR")
-    if named == "":
-        return None
-    try:
-        base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastrnn"
-    except RuntimeError:  # no home folder
-        return None
-    folder = base / _sources_hash()
-    return folder if _writable(folder) else None
+    """Folder of this version's compiled kernels, or None where nothing can be written."""
+    return cache.writable_folder(_sources_hash())
 
 
 class _LowerOnly(NativeLowering):
