@@ -12,6 +12,8 @@ reverse direction: the forward direction starts at t = 0, the reverse direction 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 __all__ = ["Schedule"]
@@ -50,14 +52,15 @@ class Schedule:
         self._seal()
 
     def _seal(self) -> None:
-        self.addresses: tuple[np.ndarray, int] | None = None  # a backend's own note of where the arrays lie
+        self.addresses: tuple[np.ndarray, int] | None = None  # the CPU backend's note of where the arrays lie
+        self.on_device: dict[int, Any] = {}  # the CUDA backend's copies, by device
         self._cut: tuple[int, tuple[Schedule, ...]] | None = None  # the latest ``segments``
         for array in (self.order, self.start, self.lengths, self.active, self.offset):
             array.flags.writeable = False
 
     def __getstate__(self) -> dict[str, object]:
         # A copy's arrays lie elsewhere.
-        return {**self.__dict__, "addresses": None, "_cut": None}
+        return {**self.__dict__, "addresses": None, "on_device": {}, "_cut": None}
 
     def reversed(self) -> Schedule:
         """The same batch walked from each row's last valid step to its first."""
@@ -90,6 +93,12 @@ class Schedule:
             pieces = [self.segment(s, min(s + every, self.steps)) for s in range(0, self.steps, every)]
             cut = self._cut = every, tuple(pieces)
         return cut[1]
+
+    def packed_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Time and batch entry of every packed row, (total,) each."""
+        steps = np.repeat(np.arange(self.steps), self.active[:-1])
+        rows = np.arange(self.total) - self.offset[steps]
+        return self.start[rows] + (-steps if self.reverse else steps), self.order[rows]
 
     def _with(self, **changes: object) -> Schedule:
         other = object.__new__(Schedule)

@@ -1,0 +1,54 @@
+"""The CUDA backend: CuPy arrays in, CuPy arrays out. See ``fastrnn.backend.Backend`` for what each function does.
+
+    __init__.py     the functions that ``fastrnn.backend`` promises
+    plan.py         which policy runs a layer: the weights on the chip, or a product a step by cuBLAS
+    forward.py, backward.py, gradients.py     one layer in one direction, host side
+    walk.py         the argument block and the launches;  batch.py   rows of a batch;  gemm.py   cuBLAS
+    layout.py       argument block and cell table, generated as C++;  units.py   translation units
+    compiler.py     NVRTC, the disk cache, loading;  devices.py   what is missing where there is no GPU
+    cell_math.cuh   the cells;  units.cuh   one unit at one step;  stepwise.cuh, persistent.cuh   the policies
+    rows.cuh        where things lie;  numbers.cuh, device.cuh   types and the hardware;  sums.cuh   ordered sums
+
+CuPy is imported by the first call, never by importing this package. Everything runs on CuPy's current stream and
+current device, without synchronisation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastrnn.cells import Cell
+
+from . import devices
+from .backward import backward
+from .devices import GPUUnavailable
+from .forward import forward
+from .gradients import accumulators
+from .packed import pack
+from .plan import Plan, chip_of
+from .plan import plan as _plan
+from .stepper import stepper
+
+__all__ = [
+    "GPUUnavailable", "accumulators", "backward", "forward", "get_num_threads", "pack", "plan", "set_num_threads",
+    "stepper",
+]  # fmt: skip
+
+
+def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool) -> Plan:
+    """What forward (and backward, if training) would do, and why. ``threads`` does not matter."""
+    return _plan(cell, T, B, I, H, dtype, training, chip_of(devices.require()))
+
+
+def set_num_threads(n: int) -> None:
+    """Nothing: the CPU's threads are no matter here."""
+
+
+def get_num_threads() -> int:
+    """1: one host thread launches kernels."""
+    return 1
+
+
+def arrays() -> Any:
+    """The module whose arrays this backend works on: CuPy."""
+    return devices.require()

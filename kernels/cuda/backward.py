@@ -1,0 +1,63 @@
+"""Backward through time of one layer in one direction: steps, then the products over all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastrnn.cells import Cell
+from fastrnn.sequences import Schedule
+
+from .batch import Batch
+from .forward import Saved
+from .gradients import Accumulators, add_gradients
+from .packed import Packed
+from .plan import chip_of, choose
+from .walk import Walk, first_of
+
+__all__ = ["backward"]
+
+
+def backward(
+    cell: Cell, packed: Packed, saved: Saved, x: Any, schedule: Schedule, resets: Any, dy: Any,
+    dfinal: Sequence[Any] | None, dx: Any, dinitial: tuple[Any, ...], grads: tuple[Any, ...] | Accumulators,
+    consume: bool = True, accumulate_dx: bool = False,
+) -> None:  # fmt: skip
+    """See ``fastrnn.backend.Backend``."""
+    batch = Batch.of(schedule)
+    walk = Walk(cell, packed, batch, resets, True)
+    walk.point_sequence("dy", dy)
+    for part, states in (("in", dfinal), ("out", dinitial)):
+        h, c = first_of(states)
+        walk.point(**{f"h_{part}": h, f"c_{part}": c})
+    slab = saved.slab if consume else saved.slab.copy()
+    walk.point(slab=slab, hs=saved.hs, cs=saved.cs, operand=saved.operand)
+    walk.new("carry", batch.B, walk.H, sums=True)
+    d_peephole = None
+    if cell.peepholes:
+        d_peephole = walk.new("d_peephole", batch.B, len(cell.peepholes) * walk.H, sums=True, zero=True)
+    policy = choose(cell, packed.dtype, walk.H, batch.B, batch.steps, True, chip_of(walk.cupy))
+    if policy.kernel == "persistent":
+        walk.launch_persistent(policy, True, 0, batch.steps)
+    else:
+        _step_by_step(walk, slab)
+    add_gradients(walk, saved._replace(slab=slab), x, d_peephole, dx, accumulate_dx, grads)
+
+
+def _step_by_step(walk: Walk, slab: Any) -> None:
+    """The pointwise part of a step, then what its dz sends to the step before, by cuBLAS."""
+    batch = walk.batch
+    product = walk.new("product", batch.B, walk.H, sums=True)
+
+    def multiply(phase: int, step: int) -> None:
+        rows, run = batch.alive(step), walk.phases[phase]
+        dz = walk.slab_columns(slab, run, batch.packed_row(step), rows)
+        walk.gemm(dz, walk.gates(walk.packed.w_hh, run), walk.rows_of(product, 0, rows))
+
+    for step in reversed(range(batch.steps)):
+        walk.launch_step("backward", step, batch.alive(step))
+        if len(walk.phases) == 2:
+            multiply(1, step)
+            walk.launch_step("gate_backward", step, batch.alive(step))
+        multiply(0, step)
+    walk.launch_step("backward", -1, batch.B)

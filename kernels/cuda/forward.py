@@ -1,0 +1,103 @@
+"""Forward through time of one layer in one direction: input product, steps, and what backward will need."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastrnn.cells import Cell
+from fastrnn.sequences import Schedule
+
+from .batch import Batch
+from .layout import Run, runs
+from .packed import Packed
+from .plan import Policy, chip_of, choose
+from .walk import Walk, first_of
+
+__all__ = ["Saved", "forward"]
+
+# Bytes of the input product that exist at a time where no tape is kept: large enough for whole products, small enough
+# to stay in an L2 cache of 50 MB.
+_SLAB_BYTES = 32 << 20
+
+
+class Saved(NamedTuple):
+    """What backward needs beside x. slab (R, S, H) activations; hs, cs, operand (R, H): see layout.py."""
+
+    slab: Any
+    hs: Any
+    cs: Any
+    operand: Any
+
+
+def forward(
+    cell: Cell, packed: Packed, x: Any, state: tuple[Any, ...] | None, schedule: Schedule, resets: Any, y: Any,
+    final: tuple[Any, ...], keep: bool,
+) -> Saved | None:  # fmt: skip
+    """See ``fastrnn.backend.Backend``."""
+    batch = Batch.of(schedule)
+    walk = Walk(cell, packed, batch, resets, keep)
+    if y is not None:
+        batch.clear_padding(y)
+        walk.point_sequence("y", y)
+    for part in ("in", "out"):
+        h, c = first_of(state if part == "in" else final)
+        walk.point(**{f"h_{part}": h, f"c_{part}": c})
+    B, H, total = batch.B, packed.H, batch.total
+    steps_at_once = batch.steps
+    if not keep and batch.steps:
+        step_bytes = max(B * walk.slots * H * np.dtype(x.dtype).itemsize, 1)
+        steps_at_once = min(max(_SLAB_BYTES // step_bytes, 1), batch.steps)
+    slab = walk.new("slab", total if keep else steps_at_once * B, walk.slots, H)
+    hs = walk.new("hs", total if keep else 2 * B, H)
+    cs = walk.new("cs", total if keep else B, H, sums=True) if len(cell.states) == 2 else None
+    operand = walk.new("operand", total if keep else B, H) if len(cell.phases) == 2 else None
+    walk.launch_step("enter", 0, B)
+    policy = choose(cell, packed.dtype, H, B, batch.steps, False, chip_of(walk.cupy))
+    for first in range(0, batch.steps, max(steps_at_once, 1)):
+        last = min(first + steps_at_once, batch.steps)
+        _input_product(walk, x, slab, first, last, keep)
+        if policy.kernel == "persistent":
+            walk.launch_persistent(policy, False, first, last)
+        else:
+            _step_by_step(walk, policy, hs, operand, first, last, keep)
+    return Saved(slab, hs, cs, operand) if keep else None
+
+
+def _input_product(walk: Walk, x: Any, slab: Any, first: int, last: int, keep: bool) -> None:
+    """x Wih' into the slab, for the packed rows of some steps."""
+    begin, end = walk.batch.packed_range(first, last)
+    start = 0 if keep else begin
+    walk.args["slab_first"] = start
+    rows, _alive = walk.batch.gather(x, begin, end)
+    for run in runs(walk.cell.name, "x"):
+        target = walk.slab_columns(slab, run, begin - start, end - begin)
+        walk.gemm(rows, walk.gates(walk.packed.w_ih, run), target, b_transposed=True)
+
+
+def _step_by_step(walk: Walk, policy: Policy, hs: Any, operand: Any, first: int, last: int, keep: bool) -> None:
+    """The recurrent product of a step by cuBLAS, then its pointwise part."""
+    product = walk.new("product", walk.batch.B, max(run.count for run in walk.phases) * walk.H, sums=True)
+    for step in range(first, last):
+        rows = walk.batch.alive(step)
+        for index, run in enumerate(walk.phases):
+            walk.gemm(
+                _multiplied(walk, index, hs, operand, step, rows, keep), walk.gates(walk.packed.w_hh, run),
+                _product(walk, product, run, rows), b_transposed=True,
+            )  # fmt: skip
+            walk.launch_step(f"forward_{index}", step, rows)
+
+
+def _multiplied(walk: Walk, phase: int, hs: Any, operand: Any, step: int, rows: int, keep: bool) -> Any:
+    """What a phase multiplies at a step: h, or what the first phase made."""
+    before = walk.batch.packed_row(step) if keep else 0
+    if phase:
+        return walk.rows_of(operand, before, rows)
+    return walk.rows_of(hs, before if keep else (step & 1) * walk.batch.B, rows)
+
+
+def _product(walk: Walk, product: Any, run: Run, rows: int) -> Any:
+    """The first rows of the product's memory, as wide as the run."""
+    width = run.count * walk.H
+    return walk.rows_of(product, 0, rows)._replace(columns=width, stride=width)

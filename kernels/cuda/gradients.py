@@ -1,0 +1,85 @@
+"""Gradients of parameters and of x, after the steps: products and ordered sums over all packed rows of dz."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import devices
+from .gemm import Matrix
+from .layout import ELEMENTS, runs
+from .packed import Packed
+from .walk import Walk, sum_of_rows
+
+if TYPE_CHECKING:
+    from .forward import Saved
+
+__all__ = ["Accumulators", "accumulators", "add_gradients"]
+
+
+class Accumulators:
+    """Gradients of one layer's parameters, zeros at first, in the parameters' own order."""
+
+    def __init__(self, packed: Packed) -> None:
+        cupy = devices.require()
+        sums, H = ELEMENTS[packed.dtype].sums, packed.H
+        shapes = [packed.w_ih.shape, packed.w_hh.shape]
+        shapes += [packed.w_hh.shape[:1] if packed.bias is not None else None] * 2
+        shapes += [(len(packed.cell.peepholes) * H,) if packed.cell.peepholes else None]
+        self.arrays = tuple(None if shape is None else cupy.zeros(shape, sums) for shape in shapes)
+
+    def add_to(self, arrays: tuple[Any, ...]) -> None:
+        """See ``fastrnn.backend.Accumulators``."""
+        for mine, target in zip(self.arrays, arrays, strict=True):
+            if mine is not None:
+                target += mine
+
+
+def accumulators(packed: Packed) -> Accumulators:
+    """See ``fastrnn.backend.Backend``."""
+    return Accumulators(packed)
+
+
+def add_gradients(
+    walk: Walk, saved: Saved, x: Any, d_peephole: Any, dx: Any, accumulate_dx: bool,
+    grads: tuple[Any, ...] | Accumulators,
+) -> None:  # fmt: skip
+    """Add into grads (w_ih, w_hh, b_ih, b_hh, peephole), and fill dx or add to it. saved.slab has dz."""
+    w_ih, w_hh, b_ih, b_hh, peephole = grads.arrays if isinstance(grads, Accumulators) else grads
+    cell, batch, H = walk.cell, walk.batch, walk.H
+    rows = batch.total
+
+    def dz(run: Any) -> Matrix:
+        return walk.slab_columns(saved.slab, run, 0, rows)
+
+    inputs, _alive = batch.gather(x, 0, rows)
+    for run in runs(cell.name, "x"):
+        walk.gemm(dz(run), inputs, walk.gates(w_ih, run), a_transposed=True, add=True)
+    for run, multiplied in zip(walk.phases, (saved.hs, saved.operand), strict=False):
+        walk.gemm(dz(run), walk.rows_of(multiplied, 0, rows), walk.gates(w_hh, run), a_transposed=True, add=True)
+    if b_ih is not None and rows:
+        sums = sum_of_rows(saved.slab.reshape(rows, -1), walk.dtype).reshape(-1, H)
+        for source, bias in (("x", b_ih), ("h", b_hh)):
+            by_gate = bias.reshape(-1, H)
+            for run in runs(cell.name, source):
+                by_gate[run.gate : run.gate + run.count] += sums[run.slot : run.slot + run.count]
+    if peephole is not None and batch.B:
+        peephole += sum_of_rows(d_peephole, walk.sums)
+    if dx is not None:
+        _input_gradient(walk, dz, dx, accumulate_dx)
+
+
+def _input_gradient(walk: Walk, dz: Any, dx: Any, add: bool) -> None:
+    """dz Wih, to every row's place in dx."""
+    batch = walk.batch
+    if not add:
+        batch.clear_padding(dx)
+    if not batch.total:
+        return
+    target, rows = batch.target(dx), None
+    if target is None:
+        rows = walk.cupy.empty((batch.total, dx.shape[2]), walk.dtype)
+        target = Matrix.of(rows)
+    for index, run in enumerate(runs(walk.cell.name, "x")):
+        walk.gemm(dz(run), walk.gates(walk.packed.w_ih, run), target, add=index > 0 or (add and rows is None))
+    if rows is not None:
+        batch.scatter(rows, dx, add)

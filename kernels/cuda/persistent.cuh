@@ -1,0 +1,228 @@
+// The policy that keeps Whh on the chip: one launch walks all steps, every block owns UNITS hidden units and holds their
+// weights in registers, and blocks tell each other by flags that a step's h (backward: dz) is there.
+//
+// Blocks of a column of the grid share the rows r = blockIdx.y, blockIdx.y + gridDim.y, ... and all H units; columns have
+// nothing to do with each other. A thread is a unit of its block and a part of the product's depth; the parts' sums meet
+// by shuffles in a warp and in shared memory between warps, always in the same order. Then a thread is a unit and a row.
+//
+// All blocks must be on the chip at once: launched cooperatively, which refuses a grid that does not fit.
+#pragma once
+#include "units.cuh"
+
+namespace fastrnn {
+
+// V elements are loaded at a time, ROUNDS times by every part: a depth of up to ROUNDS * PARTS * V.
+template <int V_, int UNITS_, int THREADS_, int ROUNDS_> struct Shape {
+    static constexpr int V = V_, UNITS = UNITS_, THREADS = THREADS_, ROUNDS = ROUNDS_;
+    static constexpr int PARTS = THREADS / UNITS, WARPS = THREADS / 32;
+    static constexpr int ROWS = PARTS < 16 ? PARTS : 16;  // a tile's rows, for which sums are kept in shared memory
+    static constexpr int AT_ONCE = 4;                     // rows whose sums a thread has in registers
+};
+
+// Weights of OUT outputs of one unit, for one part of a depth of DEPTHS * ROUNDS * PARTS * V.
+template <class A, class S, int OUT, int DEPTHS> struct Weights {
+    static constexpr int ROUNDS = DEPTHS * S::ROUNDS;
+    A at[OUT][ROUNDS * S::V];
+
+    // Neighbouring parts read neighbouring elements: a warp's loads are contiguous.
+    static DEVICE int depth_index(int round, int part) { return (round * S::PARTS + part) * S::V; }
+
+    // weight(out, k): what output `out` of this thread's unit has for element k.
+    template <class F> DEVICE void load(int part, int depth, bool unit_exists, F weight) {
+#pragma unroll
+        for (int round = 0; round < ROUNDS; round++)
+#pragma unroll
+            for (int e = 0; e < S::V; e++) {
+                const int k = depth_index(round, part) + e;
+#pragma unroll
+                for (int out = 0; out < OUT; out++)
+                    at[out][round * S::V + e] = unit_exists && k < depth ? weight(out, k) : A(0);
+            }
+    }
+};
+
+// sums[warp][row of the tile][out][unit], for every row of a tile; source(n): its elements.
+template <class T, class S, int OUT, int DEPTHS, class F>
+DEVICE void multiply(const Weights<SumOf<T>, S, OUT, DEPTHS>& w, int depth, int rows, F source, SumOf<T>* sums) {
+    using A = SumOf<T>;
+    const int unit = threadIdx.x % S::UNITS, part = threadIdx.x / S::UNITS;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (int first = 0; first < rows; first += S::AT_ONCE) {
+        A sum[S::AT_ONCE][OUT] = {};
+        const T* from[S::AT_ONCE];
+#pragma unroll
+        for (int n = 0; n < S::AT_ONCE; n++) from[n] = source(first + n < rows ? first + n : first);
+#pragma unroll
+        for (int round = 0; round < w.ROUNDS; round++) {
+            const int k = w.depth_index(round, part);
+            if (k >= depth) continue;
+#pragma unroll
+            for (int n = 0; n < S::AT_ONCE; n++) {
+                if (first + n >= rows) continue;
+                A x[S::V];
+                read_shared_by_blocks<S::V>(from[n] + k, x);
+#pragma unroll
+                for (int e = 0; e < S::V; e++)
+#pragma unroll
+                    for (int out = 0; out < OUT; out++) sum[n][out] += w.at[out][round * S::V + e] * x[e];
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < S::AT_ONCE; n++) {
+            if (first + n >= rows) continue;
+#pragma unroll
+            for (int out = 0; out < OUT; out++) {
+#pragma unroll
+                for (int distance = S::UNITS; distance < 32; distance *= 2)
+                    sum[n][out] += __shfl_xor_sync(0xffffffffu, sum[n][out], distance);
+                if (lane < S::UNITS) sums[((warp * S::ROWS + first + n) * OUT + out) * S::UNITS + unit] = sum[n][out];
+            }
+        }
+    }
+}
+
+template <class S, int OUT, class A> DEVICE A total(const A* sums, int row, int out, int unit) {
+    A sum = A(0);
+#pragma unroll
+    for (int warp = 0; warp < S::WARPS; warp++) sum += sums[((warp * S::ROWS + row) * OUT + out) * S::UNITS + unit];
+    return sum;
+}
+
+// Until every block of this column has published `turn`. Every warp looks for itself, all lanes together.
+DEVICE void wait_for(const u32* flags, u32 turn) {
+    for (int i = threadIdx.x % 32; i < int(gridDim.x); i += 32) SPIN_WHILE(load_acquire(flags + i) < turn);
+    __syncwarp();
+}
+
+// What all threads of this block wrote is there.
+DEVICE void publish(u32* flags, u32 turn) {
+    __syncthreads();
+    if (threadIdx.x == 0) store_release(flags + blockIdx.x, turn);
+}
+
+// This block's rows among the first `count`.
+DEVICE int rows_of_column(int count) { return (count - int(blockIdx.y) + int(gridDim.y) - 1) / int(gridDim.y); }
+DEVICE int row_of_column(int n) { return int(blockIdx.y) + n * int(gridDim.y); }
+
+// One phase of one step forward, for all rows of the block.
+template <class C, int P, class S, class T, class W>
+DEVICE void forward_phase(const Args<T>& a, int s, int rows, const W& w, SumOf<T>* sums, const u32* flags, u32 turn) {
+    using Phase = typename C::template Phase<P>;
+    constexpr int FED = Phase::H_END - Phase::H;
+    const int unit = threadIdx.x % S::UNITS, mine = threadIdx.x / S::UNITS, u = blockIdx.x * S::UNITS + unit;
+    for (int tile = 0; tile < rows; tile += S::ROWS) {
+        const int here = rows - tile < S::ROWS ? rows - tile : S::ROWS, r = row_of_column(tile + mine);
+        const bool active = mine < here && u < a.H;
+        ForwardInputs<C, T> in;
+        if (active) in = load_forward<C, P, T>(a, s, r, u);
+        if (tile == 0) wait_for(flags, turn);
+        multiply<T, S, FED, 1>(w, a.H, here, [&](int n) {
+            const int row = row_of_column(tile + n);
+            return P == 0 ? entering_h<T>(a, s, row) : operand_row<T>(a, s, row);
+        }, sums);
+        __syncthreads();
+        if (active) {
+            SumOf<T> product[FED];
+#pragma unroll
+            for (int out = 0; out < FED; out++) product[out] = total<S, FED>(sums, mine, out, unit);
+            finish_forward<C, P, T>(a, s, r, u, in, product);
+        }
+        if (tile + S::ROWS < rows) __syncthreads();  // sums are written anew; after the last tile publish waits
+    }
+}
+
+template <class C, class S, int P, class T>
+DEVICE void load_forward_weights(const Args<T>& a, Weights<SumOf<T>, S, C::template Phase<P>::H_END - C::template Phase<P>::H, 1>& w) {
+    using Phase = typename C::template Phase<P>;
+    const int u = blockIdx.x * S::UNITS + threadIdx.x % S::UNITS;
+    w.load(threadIdx.x / S::UNITS, a.H, u < a.H, [&](int out, int k) {
+        return read(a.w_hh + (i64(Phase::GATE + out) * a.H + u) * a.H + k);
+    });
+}
+
+// Steps first to last - 1.
+template <class C, class S, class T> DEVICE void forward_persistent(const Args<T>& a) {
+    using First = typename C::template Phase<0>;
+    using Last = typename C::template Phase<C::PHASES - 1>;
+    SHARED_MEMORY(SumOf<T>, sums);
+    u32* flags = a.flags + i64(blockIdx.y) * gridDim.x;
+    Weights<SumOf<T>, S, First::H_END - First::H, 1> w;
+    load_forward_weights<C, S, 0, T>(a, w);
+    Weights<SumOf<T>, S, Last::H_END - Last::H, 1> w2;
+    if (C::PHASES == 2) load_forward_weights<C, S, C::PHASES - 1, T>(a, w2);
+    u32 turn = 0;
+    for (int s = a.first; s < a.last; s++) {
+        const int rows = rows_of_column(alive<T>(a, s));
+        if (rows <= 0) return;  // of no row of this column is there more
+        forward_phase<C, 0, S, T>(a, s, rows, w, sums, flags, turn);
+        publish(flags, ++turn);
+        if constexpr (C::PHASES == 2) {
+            forward_phase<C, 1, S, T>(a, s, rows, w2, sums, flags, turn);
+            publish(flags, ++turn);
+        }
+    }
+}
+
+// dz of a phase times its weights, for one tile of rows at step s.
+template <class C, int P, class S, class T, class W>
+DEVICE void multiply_dz(const Args<T>& a, int s, int tile, int rows, const W& w, SumOf<T>* sums) {
+    using Phase = typename C::template Phase<P>;
+    constexpr int FED = Phase::H_END - Phase::H;
+    multiply<T, S, 1, FED>(w, FED * a.H, rows, [&](int n) {
+        return slab_row<C, T>(a, s, row_of_column(tile + n)) + Phase::H * a.H;
+    }, sums);
+    __syncthreads();
+}
+
+template <class C, class S, int P, class T>
+DEVICE void load_backward_weights(const Args<T>& a, Weights<SumOf<T>, S, 1, C::template Phase<P>::H_END - C::template Phase<P>::H>& w) {
+    using Phase = typename C::template Phase<P>;
+    const int u = blockIdx.x * S::UNITS + threadIdx.x % S::UNITS;
+    w.load(threadIdx.x / S::UNITS, (Phase::H_END - Phase::H) * a.H, u < a.H, [&](int, int k) {
+        return read(a.w_hh + (i64(Phase::GATE) * a.H + k) * a.H + u);
+    });
+}
+
+// Steps last - 1 down to first, and then what leaves the first step.
+template <class C, class S, class T> DEVICE void backward_persistent(const Args<T>& a) {
+    using First = typename C::template Phase<0>;
+    using Last = typename C::template Phase<C::PHASES - 1>;
+    SHARED_MEMORY(SumOf<T>, sums);
+    const int unit = threadIdx.x % S::UNITS, mine = threadIdx.x / S::UNITS, u = blockIdx.x * S::UNITS + unit;
+    u32* flags = a.flags + i64(blockIdx.y) * gridDim.x;
+    Weights<SumOf<T>, S, 1, First::H_END - First::H> w;
+    load_backward_weights<C, S, 0, T>(a, w);
+    Weights<SumOf<T>, S, 1, Last::H_END - Last::H> w2;
+    if (C::PHASES == 2) load_backward_weights<C, S, C::PHASES - 1, T>(a, w2);
+    u32 turn = 0;
+    for (int s = a.last - 1; s >= a.first - 1; s--) {
+        const int rows = rows_of_column(s < 0 ? a.B : alive<T>(a, s));
+        const int going_on = rows_of_column(alive<T>(a, s + 1));
+        if (rows <= 0) continue;
+        for (int tile = 0; tile < rows; tile += S::ROWS) {
+            const bool active = tile + mine < rows && mine < S::ROWS && u < a.H;
+            const int r = row_of_column(tile + mine), with_product = going_on - tile < S::ROWS ? going_on - tile : S::ROWS;
+            BackwardInputs<C, T> in;
+            if (active) in = load_backward<C, T>(a, s, r, u);
+            if (tile == 0) wait_for(flags, turn);
+            multiply_dz<C, 0, S, T>(a, s + 1, tile, with_product, w, sums);
+            if (active) finish_backward<C, T>(a, s, r, u, in, in.goes_on ? total<S, 1>(sums, mine, 0, unit) : SumOf<T>(0));
+            if (tile + S::ROWS < rows) __syncthreads();
+        }
+        if (s < 0) return;
+        publish(flags, ++turn);
+        if constexpr (C::PHASES == 2) {
+            wait_for(flags, turn);
+            for (int tile = 0; tile < rows; tile += S::ROWS) {
+                const int here = rows - tile < S::ROWS ? rows - tile : S::ROWS;
+                multiply_dz<C, C::PHASES - 1, S, T>(a, s, tile, here, w2, sums);
+                if (mine < here && u < a.H)
+                    gate_backward<C, T>(a, s, row_of_column(tile + mine), u, total<S, 1>(sums, mine, 0, unit));
+                if (tile + S::ROWS < rows) __syncthreads();
+            }
+            publish(flags, ++turn);
+        }
+    }
+}
+
+}  // namespace fastrnn

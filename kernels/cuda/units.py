@@ -1,0 +1,80 @@
+"""Translation units: which kernels are compiled together, and from what text.
+
+A unit is a cell in a dtype under a policy; ``sums`` is one a dtype. All are compiled when first called for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fastrnn.cells import CELLS
+
+from .compiler import flatten
+from .layout import ELEMENTS, prologue
+
+__all__ = ["STEP_THREADS", "Shape", "every_unit", "persistent", "stepwise", "sums"]
+
+STEP_THREADS = 256
+
+
+class Shape(NamedTuple):
+    """How a persistent kernel is cut; see Shape in persistent.cuh."""
+
+    vector: int
+    units: int
+    threads: int
+    rounds: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of a tile."""
+        return min(self.threads // self.units, 16)
+
+
+def _unit(name: str | None, dtype: str, files: tuple[str, ...], kernels: str, block: str = "Arguments") -> str:
+    aliases = f"using T = {ELEMENTS[dtype].name};\nusing Block = {block}<T, SumOf<T>>;\n"
+    if name:
+        aliases += f"using Cell = cells::{name}<Slots>;\n"
+    return prologue(name) + flatten(files, f"namespace fastrnn {{\n{aliases}}}\n{kernels}")
+
+
+def _kernel(name: str, threads: int, call: str) -> str:
+    return f"KERNEL({name}, {threads}, fastrnn::Block) {{ using namespace fastrnn; {call}(a); }}\n"
+
+
+@functools.cache
+def stepwise(name: str, dtype: str) -> str:
+    """enter, forward_0, backward; of two phases also forward_1 and gate_backward: one step each, a thread a unit."""
+    phases = len(CELLS[name].phases)
+    calls = {"enter": "enter_rows<Cell, T>", "backward": "backward_step<Cell, T>"}
+    calls |= {f"forward_{p}": f"forward_step<Cell, {p}, T>" for p in range(phases)}
+    if phases == 2:
+        calls["gate_backward"] = "gate_backward_step<Cell, T>"
+    return _unit(name, dtype, ("stepwise",), "".join(_kernel(n, STEP_THREADS, call) for n, call in calls.items()))
+
+
+@functools.cache
+def persistent(name: str, dtype: str, shape: Shape, backward: bool) -> str:
+    """forward or backward: all steps in one launch."""
+    kernel = "backward" if backward else "forward"
+    shaped = f"using Cut = Shape<{', '.join(map(str, shape))}>;"
+    call = f"{kernel}_persistent<Cell, Cut, T>"
+    text = f"namespace fastrnn {{ {shaped} }}\n{_kernel(kernel, shape.threads, call)}"
+    return _unit(name, dtype, ("persistent",), text)
+
+
+@functools.cache
+def sums(dtype: str) -> str:
+    """sum_rows."""
+    return _unit(None, dtype, ("sums",), _kernel("sum_rows", STEP_THREADS, "sum_rows<T>"), "SumArguments")
+
+
+def every_unit() -> Iterator[tuple[str, str, dict[str, int]]]:
+    """Units that calls can ask for, as (label, source, most bytes spilled by kernel)."""
+    for dtype in ELEMENTS:
+        yield f"sums {dtype}", sums(dtype), {"sum_rows": 0}
+        for name, cell in CELLS.items():
+            kernels = ["enter", "backward", "forward_0"] + ["forward_1", "gate_backward"] * (len(cell.phases) == 2)
+            yield f"stepwise {name} {dtype}", stepwise(name, dtype), dict.fromkeys(kernels, 0)

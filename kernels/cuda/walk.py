@@ -1,0 +1,139 @@
+"""What forward and backward share: the argument block of one layer in one direction, and how kernels are launched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastrnn.cells import Cell
+
+from . import compiler, devices, units
+from .batch import Batch
+from .gemm import Gemm, Matrix
+from .layout import ELEMENTS, Run, arguments, runs, sum_arguments
+from .packed import Packed
+from .plan import Policy
+
+__all__ = ["Walk", "sum_of_rows"]
+
+_MOST_DYNAMIC_SHARED_MEMORY = 8  # CUfunction_attribute
+_PORTABLE_SHARED_MEMORY = 48 * 1024
+# Chunks of rows that sum_rows adds apart: enough blocks to fill a chip, few enough to add up in one more pass.
+_SUM_CHUNKS = 64
+
+
+class Walk:
+    """One layer, one direction, one call: buffers, the argument block that refers to them, and the kernels.
+
+    Attributes: args (a record of Arguments), slab (R, S, H), hs, cs, operand as in layout.py.
+    """
+
+    def __init__(self, cell: Cell, packed: Packed, batch: Batch, resets: Any, keep: bool) -> None:
+        self.cupy = devices.require()
+        self.cell, self.packed, self.batch = cell, packed, batch
+        self.slots, self.H, self.dtype = len(cell.slots), packed.H, packed.dtype
+        self.sums = ELEMENTS[packed.dtype].sums
+        self.gemm = Gemm(packed.dtype, packed.precision)
+        self.phases = runs(cell.name, "h")
+        self.args = args = arguments()
+        args["B"], args["H"], args["steps"], args["keep"] = batch.B, packed.H, batch.steps, keep
+        args["begin"], args["reverse"] = batch.begin, batch.schedule.reverse
+        for name, address in batch.tables.items():
+            args[name] = address
+        self._held: list[Any] = []  # arrays that nobody else keeps alive during the call
+        self.point(w_hh=packed.w_hh, peephole=packed.peephole, bias=packed.bias, resets=resets)
+        if resets is not None:
+            args["resets_time"] = resets.shape[1]
+
+    def point(self, **arrays: Any) -> None:
+        """Write where arrays lie; None stays null."""
+        for name, array in arrays.items():
+            self.args[name] = 0 if array is None else array.data.ptr
+
+    def point_sequence(self, name: str, array: Any) -> None:
+        """As ``point``, with the strides of a (T, B, ·) array."""
+        if array is not None:
+            time, batch, _ = (stride // array.itemsize for stride in array.strides)
+            self.point(**{name: array})
+            self.args[f"{name}_time"], self.args[f"{name}_batch"] = time, batch
+
+    def new(self, name: str, *shape: int, sums: bool = False, zero: bool = False) -> Any:
+        """A new array, in the layer's dtype or in that of sums, and where the block has it."""
+        make = self.cupy.zeros if zero else self.cupy.empty
+        array = make(shape, self.sums if sums else self.dtype)
+        self.point(**{name: array})
+        self._held.append(array)
+        return array
+
+    # Rows of buffers as matrices
+
+    def slab_columns(self, slab: Any, run: Run, row: int, rows: int) -> Matrix:
+        """Some slots of some rows of the slab."""
+        width = self.slots * self.H
+        whole = Matrix(slab.data.ptr, slab.shape[0], width, width, self.dtype)
+        return whole.part(row, rows, run.slot * self.H, run.count * self.H)
+
+    def rows_of(self, array: Any, row: int, rows: int) -> Matrix:
+        """Some rows of an (·, H) array."""
+        width = array.shape[-1]
+        return Matrix(array.data.ptr, 0, width, width, array.dtype.name).part(row, rows, 0, width)
+
+    def gates(self, weights: Any, run: Run) -> Matrix:
+        """The rows of w_ih or w_hh that feed a run of slots."""
+        return Matrix.of(weights).part(run.gate * self.H, run.count * self.H, 0, weights.shape[1])
+
+    # Launches
+
+    def launch_step(self, kernel: str, step: int, rows: int) -> None:
+        """A stepwise kernel, for that many rows; a thread a unit."""
+        self.args["step"] = step
+        blocks = -(-rows * self.H // units.STEP_THREADS)
+        if blocks:
+            module = compiler.load(units.stepwise(self.cell.name, self.dtype))
+            stream = self.cupy.cuda.get_current_stream()
+            module.functions[kernel]((blocks,), (units.STEP_THREADS,), (self.args,), 0, stream)
+
+    def launch_persistent(self, policy: Policy, backward: bool, first: int, last: int) -> None:
+        """All steps from first to last - 1."""
+        assert policy.shape is not None
+        self.new_flags(policy)
+        self.args["first"], self.args["last"] = first, last
+        module = compiler.load(units.persistent(self.cell.name, self.dtype, policy.shape, backward))
+        function = module.functions["backward" if backward else "forward"]
+        if policy.shared > _PORTABLE_SHARED_MEMORY:
+            self.cupy.cuda.driver.funcSetAttribute(function.ptr, _MOST_DYNAMIC_SHARED_MEMORY, policy.shared)
+        grid, block = (policy.blocks, policy.columns), (policy.shape.threads,)
+        # Cooperatively: the blocks wait for each other, so a grid of which a part would have to queue is refused.
+        stream = self.cupy.cuda.get_current_stream()
+        function(grid, block, (self.args,), policy.shared, stream, enable_cooperative_groups=True)
+
+    def new_flags(self, policy: Policy) -> None:
+        """Flags that no block has raised yet."""
+        flags = self.cupy.zeros((policy.columns, policy.blocks), "uint32")
+        self._held.append(flags)
+        self.point(flags=flags)
+
+
+def sum_of_rows(array: Any, dtype: str) -> Any:
+    """Sum (rows, columns) over its rows, always in the same order: (columns,) in the dtype of sums."""
+    for chunks in (_SUM_CHUNKS, 1):
+        array, dtype = _sum_rows(array, dtype, min(chunks, max(array.shape[0], 1))), ELEMENTS[dtype].sums
+    return array[0]
+
+
+def _sum_rows(array: Any, dtype: str, chunks: int) -> Any:
+    cupy = devices.require()
+    args, (rows, columns) = sum_arguments(), array.shape
+    sums = cupy.empty((chunks, columns), ELEMENTS[dtype].sums)
+    args["in"], args["sums"], args["rows"], args["columns"] = array.data.ptr, sums.data.ptr, rows, columns
+    grid = -(-columns // units.STEP_THREADS), chunks
+    function = compiler.load(units.sums(dtype)).functions["sum_rows"]
+    function(grid, (units.STEP_THREADS,), (args,), 0, cupy.cuda.get_current_stream())
+    return sums
+
+
+def first_of(state: Sequence[Any] | None) -> tuple[Any, Any]:
+    """h and c of a state, whichever exist."""
+    if state is None:
+        return None, None
+    return state[0], state[1] if len(state) == 2 else None
