@@ -213,7 +213,7 @@ def _entries(name: str, value: Any, names: Sequence[str]) -> Sequence[Any]:
 def _state_part(
     name: str, names: Sequence[str], k: int, part: Any, expected: np.dtype[Any], shape: tuple[int, ...], what: str
 ) -> NDArray[Any]:
-    # Looked at here first, as ``shaped`` needs a label: spelling labels and letters took 0.8 of a call's 3 us of checks.
+    # Looked at here first, as ``shaped`` needs a label: spelling labels took 0.8 of the 3 us of a call's checks.
     if type(part) is not np.ndarray or part.dtype != expected or part.shape != shape:
         part = shaped(name if len(names) == 1 else f"{name}[{k}] ({names[k]})", part, expected, shape, what)
     return _contiguous(part)

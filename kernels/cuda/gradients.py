@@ -77,7 +77,7 @@ def _input_gradient(walk: Walk, dz: Any, dx: Any, add: bool) -> None:
         return
     target, rows = batch.target(dx), None
     if target is None:
-        rows = walk.cupy.empty((batch.total, dx.shape[2]), walk.dtype)
+        rows = walk.cupy.empty((batch.total, dx.shape[2]), walk.element)
         target = Matrix.of(rows)
     for index, run in enumerate(runs(walk.cell.name, "x")):
         walk.gemm(dz(run), walk.gates(walk.packed.w_ih, run), target, add=index > 0 or (add and rows is None))

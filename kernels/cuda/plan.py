@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell
 
 from .layout import ELEMENTS, runs
 from .units import Shape
@@ -80,9 +80,7 @@ def _choose(
         return Policy("stepwise", "one step: weights would be loaded onto the chip for a single use")
     found = _cut(name, dtype, H, B, backward, chip)
     if found is None:
-        return Policy(
-            "stepwise", "the recurrent weights do not fit the chip's registers: cuBLAS streams them each step"
-        )
+        return Policy("stepwise", "the recurrent weights exceed the chip's registers: cuBLAS streams them each step")
     if wanted is None and B > found.columns * _MOST_ROWS[dtype]:
         return Policy("stepwise", "rows enough for cuBLAS to be faster than products from registers")
     return found

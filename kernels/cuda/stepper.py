@@ -21,7 +21,7 @@ class Stepper:
         cupy = devices.require()
         self._cell, self._packed, self._schedule = cell, packed.copy(), Schedule(1, B)
         self._state, self._next = (
-            tuple(cupy.zeros((B, packed.H), packed.dtype) for _ in cell.states) for _ in range(2)
+            tuple(cupy.zeros((B, packed.H), packed.w_ih.dtype) for _ in cell.states) for _ in range(2)
         )
 
     def step(self, x: Any, out: Any) -> None:

@@ -32,6 +32,7 @@ class Walk:
         self.cupy = devices.require()
         self.cell, self.packed, self.batch = cell, packed, batch
         self.slots, self.H, self.dtype = len(cell.slots), packed.H, packed.dtype
+        self.element = packed.w_ih.dtype
         self.sums = ELEMENTS[packed.dtype].sums
         self.gemm = Gemm(packed.dtype, packed.precision)
         self.phases = runs(cell.name, "h")
@@ -60,7 +61,7 @@ class Walk:
     def new(self, name: str, *shape: int, sums: bool = False, zero: bool = False) -> Any:
         """A new array, in the layer's dtype or in that of sums, and where the block has it."""
         make = self.cupy.zeros if zero else self.cupy.empty
-        array = make(shape, self.sums if sums else self.dtype)
+        array = make(shape, self.sums if sums else self.element)
         self.point(**{name: array})
         self._held.append(array)
         return array
