@@ -1,0 +1,382 @@
+// The runtime behind device_emulation.h: fibers, schedules, barriers, warps, deadlocks.
+//
+// Everything runs on one thread of the CPU, so a schedule is a function of its seed and errors repeat. This file is
+// never compiled with a sanitizer, so only the kernels' own accesses are watched; what orders them is told to
+// ThreadSanitizer by `released` and `acquired`. Inside a fiber, memory is copied by loops: memcpy would be watched.
+#include "device_emulation.h"
+
+#undef threadIdx
+#undef blockIdx
+#undef blockDim
+#undef gridDim
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <string>
+#include <vector>
+
+// Present only where a sanitizer's runtime was preloaded.
+#define SANITIZER extern "C" __attribute__((weak))
+SANITIZER void* __tsan_create_fiber(unsigned);
+SANITIZER void* __tsan_get_current_fiber();
+SANITIZER void __tsan_destroy_fiber(void*);
+SANITIZER void __tsan_switch_to_fiber(void*, unsigned);
+SANITIZER void __tsan_acquire(void*);
+SANITIZER void __tsan_release(void*);
+SANITIZER void __sanitizer_start_switch_fiber(void** fake_stack, const void* stack, size_t bytes);
+SANITIZER void __sanitizer_finish_switch_fiber(void* fake_stack, const void** stack, size_t* bytes);
+SANITIZER void __asan_unpoison_memory_region(const volatile void*, size_t);
+
+namespace {
+
+enum Schedule { IN_ORDER, LAST_FIRST, RANDOM, ONE_BLOCK_AHEAD };
+
+constexpr unsigned LANES = 32, MOST_WORDS = 16;
+constexpr size_t STACK_BYTES = 128 << 10;  // launch.py has the compiler refuse functions that need too much of it
+
+// One collective of a warp, from its first lane's arrival until its last lane has read.
+struct Collective {
+    unsigned mask = 0, arrived = 0, unread = 0, words = 0;
+    const char* where = nullptr;
+    long order = 0;
+    unsigned values[LANES][MOST_WORDS] = {};
+};
+
+struct Fiber;
+
+struct Block {
+    std::vector<Fiber*> fibers;
+    std::vector<std::deque<Collective>> warps;  // a deque: growing moves nothing that a lane still reads
+    unsigned waiting = 0, returned = 0, barriers = 0;
+    const char* where = nullptr;
+    long order[2] = {};  // two: a fast thread may reach the next barrier before a slow one has left this
+};
+
+struct Fiber : EmulatedThread {
+    Block* home = nullptr;
+    unsigned index = 0, block_index = 0;  // in its block; of its block in the grid
+    void* stack_pointer = nullptr;
+    char* stack = nullptr;
+    const char* where = nullptr;  // what it waits for
+    bool returned = false;
+    unsigned long long priority = 0;
+    void* tsan = nullptr;
+    void* fake_stack = nullptr;
+};
+
+bool less_urgent(const Fiber* a, const Fiber* b) { return a->priority > b->priority; }
+
+// The state of the one launch that runs.
+struct Run {
+    const EmulatedLaunch* launch;
+    void (*thread)(const void*);
+    std::vector<Fiber*> ready, spinning;
+    std::string failure;
+    unsigned long long random = 1, wakes = 0, progress = 0;
+    unsigned blocks = 0, favourite = 0;
+    long all_returned = 0;
+    void *stack_pointer = nullptr, *tsan = nullptr, *fake_stack = nullptr;
+    const void* stack = nullptr;
+    size_t stack_bytes = 0;
+
+    unsigned long long draw() {  // xorshift64*
+        random ^= random >> 12, random ^= random << 25, random ^= random >> 27;
+        return random * 0x2545f4914f6cdd1dull >> 16;
+    }
+
+    void wake(Fiber* f) {
+        switch (launch->schedule) {
+            case IN_ORDER: f->priority = (unsigned long long)f->block_index << 32 | f->index; break;
+            case LAST_FIRST: f->priority = ~wakes++; break;
+            case RANDOM: break;
+            default: f->priority = (unsigned long long)((f->block_index + favourite) % blocks) << 32 | (draw() & ~0u);
+        }
+        ready.push_back(f);
+        if (launch->schedule != RANDOM) std::push_heap(ready.begin(), ready.end(), less_urgent);
+    }
+
+    Fiber* take() {
+        if (launch->schedule == RANDOM) std::swap(ready[draw() % ready.size()], ready.back());
+        else std::pop_heap(ready.begin(), ready.end(), less_urgent);
+        Fiber* f = ready.back();
+        ready.pop_back();
+        return f;
+    }
+
+    void wake_spinning(size_t i) {
+        std::swap(spinning[i], spinning.back());
+        Fiber* f = spinning.back();
+        spinning.pop_back();
+        wake(f);
+    }
+
+    void fibers_until_done();
+    void enter(Fiber*);
+};
+
+Run* run;
+
+Fiber* self() { return static_cast<Fiber*>(emulated_thread); }
+void released(void* order) { if (__tsan_release) __tsan_release(order); }
+void acquired(void* order) { if (__tsan_acquire) __tsan_acquire(order); }
+bool same(const char* a, const char* b) { return a == b || !strcmp(a, b); }
+
+std::string name_of(const Fiber* f) {
+    char text[120];
+    snprintf(text, sizeof text, "block (%u, %u, %u) thread (%u, %u, %u)", f->block.x, f->block.y, f->block.z, f->thread.x,
+             f->thread.y, f->thread.z);
+    return text;
+}
+
+}  // namespace
+
+// ---- switching ----
+
+// Saves what a call has to preserve, changes stacks, and returns on the other one.
+extern "C" void emulated_switch(void** save, void* load);
+#if defined(__x86_64__)
+asm(".text\n.globl emulated_switch\n.type emulated_switch, @function\nemulated_switch:\n"
+    "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
+    "mov %rsp, (%rdi)\nmov %rsi, %rsp\n"
+    "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n");
+constexpr int SAVED_REGISTERS = 6;
+#else
+#error "emulated_switch is written for x86-64"
+#endif
+
+EmulatedThread* emulated_thread = nullptr;
+
+namespace {
+
+void Run::enter(Fiber* f) {
+    emulated_thread = f;
+    if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&fake_stack, f->stack, STACK_BYTES);
+    if (tsan) __tsan_switch_to_fiber(f->tsan, 1);  // 1: the switch itself orders nothing
+    emulated_switch(&stack_pointer, f->stack_pointer);
+    if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+}
+
+void leave() {
+    Fiber* f = self();
+    if (__sanitizer_start_switch_fiber)
+        __sanitizer_start_switch_fiber(f->returned ? nullptr : &f->fake_stack, run->stack, run->stack_bytes);
+    if (run->tsan) __tsan_switch_to_fiber(run->tsan, 1);
+    emulated_switch(&f->stack_pointer, run->stack_pointer);
+    if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(f->fake_stack, nullptr, nullptr);
+}
+
+void fiber_main() {
+    if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(nullptr, &run->stack, &run->stack_bytes);
+    run->thread(run->launch->arguments);
+    Fiber* f = self();
+    if (f->home->waiting) emulated_failure("a thread returns while its block waits", f->home->where);
+    released(&run->all_returned);
+    ++f->home->returned;
+    ++run->progress;
+    f->returned = true;
+    leave();
+    abort();  // nobody wakes it again
+}
+
+// The stack as emulated_switch expects it: registers, then where to return to.
+void prepare(Fiber* f, char* stack) {
+    if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(stack, STACK_BYTES);
+    f->stack = stack;
+    void** top = reinterpret_cast<void**>(stack + STACK_BYTES);
+    *--top = nullptr;
+    *--top = reinterpret_cast<void*>(fiber_main);
+    for (int i = 0; i < SAVED_REGISTERS; ++i) *--top = nullptr;
+    f->stack_pointer = top;
+}
+
+// Address space for as many stacks, kept for the next launch: touching fresh pages costs more than a small kernel.
+char* stacks_for(size_t fibers) {
+    static char* stacks = nullptr;
+    static size_t held = 0;
+    if (fibers <= held) return stacks;
+    if (held) munmap(stacks, held * STACK_BYTES);
+    held = std::max(fibers, size_t(4096));
+    void* fresh = mmap(nullptr, held * STACK_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (fresh == MAP_FAILED) held = 0;
+    return stacks = fresh == MAP_FAILED ? nullptr : static_cast<char*>(fresh);
+}
+
+void Run::fibers_until_done() {
+    unsigned long long progress_before = ~0ull;
+    while (failure.empty()) {
+        if (ready.empty()) {
+            // Nobody got on since each of them last looked: none ever will.
+            if (spinning.empty() || progress == progress_before) return;
+            progress_before = progress;
+            while (!spinning.empty()) wake_spinning(spinning.size() - 1);
+        } else if (launch->schedule >= RANDOM && !spinning.empty() && draw() % 64 == 0) {
+            wake_spinning(draw() % spinning.size());
+        }
+        enter(take());
+    }
+}
+
+std::string deadlock(const std::vector<Fiber>& fibers) {
+    std::string list;
+    unsigned stuck = 0;
+    for (const Fiber& f : fibers)
+        if (!f.returned && ++stuck <= 8) list += "\n  " + name_of(&f) + " waits in " + (f.where ? f.where : "its start");
+    if (!stuck) return "";
+    return "deadlock: " + std::to_string(stuck) + " of " + std::to_string(fibers.size()) + " threads wait" + list +
+           (stuck > 8 ? "\n  and others" : "");
+}
+
+}  // namespace
+
+// ---- what a thread calls ----
+
+extern "C" void emulated_failure(const char* what, const char* where) {
+    run->failure = std::string(what) + ": " + where + ", " + name_of(self());
+    leave();
+    abort();
+}
+
+extern "C" void emulated_barrier(const char* where) {
+    Block& b = *self()->home;
+    if (b.returned) emulated_failure("barrier after a thread of the block has returned", where);
+    if (b.waiting && !same(b.where, where))
+        emulated_failure((std::string("divergent barriers, others wait in ") + b.where).c_str(), where);
+    long* order = &b.order[b.barriers & 1];
+    released(order);
+    b.where = self()->where = where;
+    if (++b.waiting == b.fibers.size()) {
+        b.waiting = 0;
+        ++b.barriers;
+        ++run->progress;
+        for (Fiber* f : b.fibers) run->wake(f);
+    }
+    leave();
+    acquired(order);
+}
+
+extern "C" bool emulated_spin(bool again, const char* where) {
+    if (!again) {
+        ++run->progress;
+        return false;
+    }
+    self()->where = where;
+    run->spinning.push_back(self());
+    leave();
+    return true;
+}
+
+extern "C" void emulated_exchange(const unsigned* mine, unsigned* all, unsigned words, unsigned mask,
+                                  bool orders_memory, const char* where) {
+    Fiber* f = self();
+    const unsigned first = f->index - f->lane, own = 1u << f->lane;
+    const size_t lanes = std::min<size_t>(LANES, f->home->fibers.size() - first);
+    if (!(mask & own)) emulated_failure("lane outside its own mask", where);
+    if (lanes < LANES && mask >> lanes) emulated_failure("mask names lanes that the block does not have", where);
+    if (words > MOST_WORDS) emulated_failure("too many words", where);
+
+    std::deque<Collective>& warp = f->home->warps[f->index / LANES];
+    Collective *open = nullptr, *unused = nullptr;
+    for (Collective& c : warp) {
+        if (c.unread) continue;
+        if (!c.arrived) unused = &c;
+        else if (c.mask == mask && same(c.where, where)) open = &c;
+        else if (c.mask & mask)
+            emulated_failure((std::string("divergent warp, other lanes wait in ") + c.where).c_str(), where);
+    }
+    if (!open) {
+        open = unused ? unused : &warp.emplace_back();
+        open->mask = mask, open->where = where;
+    }
+    for (unsigned i = 0; i < words; ++i) open->values[f->lane][i] = mine[i];
+    if (orders_memory) released(&open->order);
+    f->where = where;
+    open->arrived |= own;
+    if (open->arrived == mask) {
+        open->arrived = 0, open->unread = mask;
+        ++run->progress;
+        for (unsigned lane = 0; lane < lanes; ++lane)
+            if (mask >> lane & 1) run->wake(f->home->fibers[first + lane]);
+    }
+    leave();
+    if (orders_memory) acquired(&open->order);
+    for (unsigned lane = 0; lane < LANES && words; ++lane)
+        for (unsigned i = 0; i < words; ++i) all[lane * words + i] = mask >> lane & 1 ? open->values[lane][i] : 0;
+    open->unread &= ~own;
+}
+
+// ---- launching ----
+
+namespace {
+
+std::string launch_error(const EmulatedLaunch* l, unsigned most_threads, unsigned long long arguments_bytes) {
+    const unsigned threads = l->block[0] * l->block[1] * l->block[2];
+    if (threads == 0 || l->grid[0] * l->grid[1] * l->grid[2] == 0) return "an empty grid or block";
+    if (threads > most_threads)
+        return "a block of " + std::to_string(threads) + " threads, over the kernel's " + std::to_string(most_threads);
+    if (l->arguments_bytes != arguments_bytes)
+        return "arguments of " + std::to_string(l->arguments_bytes) + " bytes, where the kernel's structure has " +
+               std::to_string(arguments_bytes);
+    return "";
+}
+
+std::string launched(const EmulatedLaunch* l, void (*thread)(const void*)) {
+    const dim3 grid{l->grid[0], l->grid[1], l->grid[2]}, size{l->block[0], l->block[1], l->block[2]};
+    const unsigned blocks = grid.x * grid.y * grid.z, threads = size.x * size.y * size.z;
+    std::vector<Block> resident(blocks);
+    std::vector<Fiber> fibers(size_t(blocks) * threads);
+    std::vector<unsigned char*> shared(blocks);
+    char* stacks = stacks_for(fibers.size());
+    if (!stacks) return "no address space for the threads' stacks";
+
+    Run state;
+    state.launch = l, state.thread = thread;
+    run = &state;
+    state.random = (l->seed + 1) * 0x9e3779b97f4a7c15ull | 1;
+    state.blocks = blocks, state.favourite = unsigned(state.draw() % blocks);
+    state.tsan = __tsan_get_current_fiber ? __tsan_get_current_fiber() : nullptr;
+    state.ready.reserve(fibers.size()), state.spinning.reserve(fibers.size());  // never grow inside a fiber
+    for (unsigned b = 0; b < blocks; ++b) {
+        // Of the very size asked for, so that AddressSanitizer sees what goes beyond; all bits set: NaN.
+        if (posix_memalign(reinterpret_cast<void**>(&shared[b]), 128, std::max(l->shared_bytes, 1u))) abort();
+        memset(shared[b], 0xff, l->shared_bytes);
+        resident[b].warps.resize((threads + LANES - 1) / LANES);
+        for (unsigned t = 0; t < threads; ++t) {
+            Fiber& f = fibers[size_t(b) * threads + t];
+            f.thread = {t % size.x, t / size.x % size.y, t / size.x / size.y};
+            f.block = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
+            f.block_size = size, f.grid_size = grid, f.shared_memory = shared[b], f.lane = t % LANES;
+            f.home = &resident[b], f.index = t, f.block_index = b;
+            prepare(&f, stacks + STACK_BYTES * (size_t(b) * threads + t));
+            resident[b].fibers.push_back(&f);
+        }
+    }
+    for (Fiber& f : fibers) {
+        if (state.tsan) f.tsan = __tsan_create_fiber(0);
+        state.wake(&f);
+    }
+    state.fibers_until_done();
+    acquired(&state.all_returned);
+    if (state.failure.empty()) state.failure = deadlock(fibers);
+    if (state.tsan)
+        for (Fiber& f : fibers) __tsan_destroy_fiber(f.tsan);
+    for (unsigned char* memory : shared) free(memory);
+    run = nullptr, emulated_thread = nullptr;
+    return state.failure;
+}
+
+}  // namespace
+
+extern "C" int emulated_launch(const EmulatedLaunch* l, const char* name, void (*thread)(const void*),
+                               unsigned most_threads, unsigned long long arguments_bytes) {
+    std::string error = launch_error(l, most_threads, arguments_bytes);
+    if (error.empty()) error = launched(l, thread);
+    if (error.empty()) return 0;
+    snprintf(l->message, l->message_bytes, "%s: %s", name, error.c_str());
+    return 1;
+}

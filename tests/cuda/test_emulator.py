@@ -1,0 +1,434 @@
+"""The emulator itself: it computes what a GPU would, and finds what it promises to find."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+
+import numpy as np
+import pytest
+
+from tests.cuda import emulator
+from tests.cuda.emulator import SCHEDULES, EmulatorError
+from tests.processes import ROOT
+
+pytestmark = pytest.mark.skipif(bool(emulator.available()), reason=emulator.available() or "-")
+
+ARGUMENTS = np.dtype([("input", np.uint64), ("output", np.uint64), ("flags", np.uint64), ("n", np.int32)], align=True)
+STRUCTURE = (
+    "struct Arguments { const void* input; void* output; fastrnn::u32* flags; int n; };\nusing namespace fastrnn;\n"
+)
+
+# One text, so that g++ runs once. A marker `// [name]` is a line that an error has to name.
+KERNELS = """
+template <class T> DEVICE void shuffle(const Arguments& a) {
+    const unsigned lane = threadIdx.x % 32, full = 0xffffffffu, half = lane < 16 ? 0xffffu : 0xffff0000u;
+    const T mine = static_cast<const T*>(a.input)[threadIdx.x];
+    T* out = static_cast<T*>(a.output) + threadIdx.x;
+    out[0 * blockDim.x] = __shfl_xor_sync(full, mine, 5);
+    out[1 * blockDim.x] = __shfl_sync(full, mine, int(lane * 7));
+    out[2 * blockDim.x] = __shfl_down_sync(full, mine, 3);
+    if (lane < 16) out[3 * blockDim.x] = __shfl_xor_sync(half, mine, 1);
+    else out[3 * blockDim.x] = __shfl_xor_sync(half, mine, 2);
+}
+KERNEL(shuffle_u32, 64, Arguments) { shuffle<u32>(a); }
+KERNEL(shuffle_int, 64, Arguments) { shuffle<int>(a); }
+KERNEL(shuffle_float, 64, Arguments) { shuffle<float>(a); }
+KERNEL(shuffle_double, 64, Arguments) { shuffle<double>(a); }
+
+KERNEL(vote, 64, Arguments) {
+    const bool yes = static_cast<const u32*>(a.input)[threadIdx.x] != 0;
+    u32* out = static_cast<u32*>(a.output) + threadIdx.x;
+    out[0] = __ballot_sync(0xffffffffu, yes);
+    out[64] = __any_sync(0xffffffffu, yes);
+    out[128] = __all_sync(0xffffffffu, yes);
+}
+
+KERNEL(indices, 64, Arguments) {
+    const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+    const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+    static_cast<u32*>(a.output)[block * blockDim.x * blockDim.y * blockDim.z + thread] = block * 1000 + thread;
+}
+
+// Each thread reads what the opposite one wrote, n times.
+template <bool BARRIERS> DEVICE void reverse(const Arguments& a) {
+    SHARED_MEMORY(int, shared);
+    int mine = int(threadIdx.x);
+    for (int i = 0; i < a.n; ++i) {
+        shared[threadIdx.x] = mine;
+        __syncthreads();
+        mine = shared[blockDim.x - 1 - threadIdx.x] + 1;
+        if (BARRIERS) __syncthreads();
+    }
+    static_cast<int*>(a.output)[threadIdx.x] = mine;
+}
+KERNEL(reverse_right, 64, Arguments) { reverse<true>(a); }
+KERNEL(reverse_without_barrier, 64, Arguments) { reverse<false>(a); }
+
+// Block b adds b to what block b - 1 published, and publishes that.
+template <bool RELAXED> DEVICE void chain(const Arguments& a) {
+    float* sums = static_cast<float*>(a.output);
+    if (threadIdx.x != 0) return;
+    float before = 0.f;
+    if (blockIdx.x > 0) {
+        SPIN_WHILE(load_acquire(a.flags + blockIdx.x - 1) == 0u);  // [chain]
+        before = load_shared_by_blocks(sums + blockIdx.x - 1);
+    }
+    sums[blockIdx.x] = before + float(blockIdx.x);
+    if (int(blockIdx.x) == a.n) return;
+    if (RELAXED) __atomic_store_n(a.flags + blockIdx.x, 1u, __ATOMIC_RELAXED);
+    else store_release(a.flags + blockIdx.x, 1u);
+}
+KERNEL(chain_right, 32, Arguments) { chain<false>(a); }
+KERNEL(chain_relaxed, 32, Arguments) { chain<true>(a); }
+
+// Two threads of different blocks hand a counter to and fro by flags alone.
+KERNEL(ping_pong, 1, Arguments) {
+    for (u32 i = blockIdx.x; i < u32(a.n); i += 2) {
+        SPIN_WHILE(load_acquire(a.flags) != i);
+        store_release(a.flags, i + 1);
+    }
+}
+
+KERNEL(one_thread_stays_away, 64, Arguments) {
+    if (threadIdx.x == 5) SPIN_WHILE(load_acquire(a.flags) == 0u);  // [away]
+    __syncthreads();  // [barrier]
+}
+
+KERNEL(different_barriers, 64, Arguments) {
+    if (threadIdx.x < 32) __syncthreads();  // [first barrier]
+    else __syncthreads();  // [second barrier]
+}
+
+KERNEL(returns_early, 64, Arguments) {
+    if (threadIdx.x == 63) return;
+    __syncthreads();
+}
+
+KERNEL(different_shuffles, 32, Arguments) {
+    u32 value = threadIdx.x;
+    if (threadIdx.x < 8) value = __shfl_sync(0xffffffffu, value, 0);  // [first shuffle]
+    else value = __shfl_sync(0xffffffffu, value, 0);  // [second shuffle]
+}
+
+KERNEL(lane_outside_mask, 32, Arguments) { __syncwarp(0xffffu); }
+KERNEL(source_outside_mask, 32, Arguments) { if (threadIdx.x < 16) __shfl_xor_sync(0xffffu, threadIdx.x, 16); }
+KERNEL(lanes_that_are_not_there, 32, Arguments) { __syncwarp(); }
+
+KERNEL(misaligned, 32, Arguments) {
+    load_shared_by_blocks(reinterpret_cast<const uint4*>(static_cast<const char*>(a.input) + 8));
+}
+
+KERNEL(unwritten, 32, Arguments) {
+    SHARED_MEMORY(float, shared);
+    static_cast<float*>(a.output)[threadIdx.x] = shared[threadIdx.x];
+}
+
+KERNEL(shared_store, 32, Arguments) {
+    SHARED_MEMORY(float, shared);
+    shared[threadIdx.x + a.n] = 1.f;
+}
+
+// A warp hands values over in shared memory. __shfl_sync does not order memory.
+template <bool ORDERED> DEVICE void hand_over(const Arguments& a) {
+    SHARED_MEMORY(u32, shared);
+    shared[threadIdx.x] = threadIdx.x;
+    if (ORDERED) __syncwarp();
+    else __shfl_sync(0xffffffffu, 0, 0);
+    static_cast<u32*>(a.output)[threadIdx.x] = shared[threadIdx.x ^ 1];
+}
+KERNEL(warp_right, 32, Arguments) { hand_over<true>(a); }
+KERNEL(warp_without_order, 32, Arguments) { hand_over<false>(a); }
+
+KERNEL(from_half, 256, Arguments) {
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    static_cast<float*>(a.output)[i] = half_to_float(static_cast<const u16*>(a.input)[i]);
+}
+
+KERNEL(to_half, 256, Arguments) {
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < unsigned(a.n)) static_cast<u16*>(a.output)[i] = float_to_half(static_cast<const float*>(a.input)[i]);
+}
+
+KERNEL(order_of_blocks, 1, Arguments) {
+    u32* out = static_cast<u32*>(a.output);
+    out[1 + out[0]++] = blockIdx.x;
+}
+"""
+SOURCE = (ROOT / "kernels/cuda/device.cuh").read_text() + STRUCTURE + KERNELS
+
+
+@functools.cache
+def library() -> emulator.Library:
+    return emulator.build(SOURCE)
+
+
+def line_of(marker: str) -> str:
+    return f"kernel:{SOURCE[: SOURCE.index(f'// [{marker}]')].count(chr(10)) + 1}"
+
+
+def run(name, grid=(1,), block=(32,), input=None, output=None, n=0, flags=None, lib=None, **options):
+    """Launch a kernel of the text above; returns the flags."""
+    flags = np.zeros(64, np.uint32) if flags is None else flags
+    arguments = np.zeros((), ARGUMENTS)
+    for field, array in (("input", input), ("output", output), ("flags", flags)):
+        arguments[field] = 0 if array is None else array.ctypes.data
+    arguments["n"] = n
+    (lib or library()).launch(name, grid, block, arguments, **options)
+    return flags
+
+
+# ---- it computes what a GPU would ----
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("name", "dtype"), [("u32", "u4"), ("int", "i4"), ("float", "f4"), ("double", "f8")])
+def test_shuffles(name, dtype, schedule):
+    values = (np.random.default_rng(0).standard_normal(64) * 1e6).astype(dtype)
+    out = np.zeros((4, 64), dtype)
+    run(f"shuffle_{name}", block=(64,), input=values, output=out, schedule=schedule)
+    warps, lane = values.reshape(2, 32), np.arange(32)
+    np.testing.assert_array_equal(out[0], warps[:, lane ^ 5].ravel())
+    np.testing.assert_array_equal(out[1], warps[:, lane * 7 % 32].ravel())
+    np.testing.assert_array_equal(out[2], warps[:, np.where(lane + 3 > 31, lane, lane + 3)].ravel())
+    np.testing.assert_array_equal(out[3], warps[:, np.where(lane < 16, lane ^ 1, lane ^ 2)].ravel())
+
+
+@pytest.mark.parametrize("yes", [[], [3, 40], range(32), range(64)])
+def test_votes(yes):
+    votes = np.zeros(64, np.uint32)
+    votes[list(yes)] = 7
+    out = np.zeros((3, 2, 32), np.uint32)
+    run("vote", block=(64,), input=votes, output=out)
+    for warp, ballots in enumerate((votes != 0).reshape(2, 32)):
+        assert (out[0, warp] == sum(int(vote) << lane for lane, vote in enumerate(ballots))).all()
+        assert (out[1, warp] == ballots.any()).all()
+        assert (out[2, warp] == ballots.all()).all()
+
+
+def test_indices_in_three_dimensions():
+    out = np.zeros((24, 30), np.uint32)
+    run("indices", grid=(2, 3, 4), block=(5, 3, 2), output=out)
+    np.testing.assert_array_equal(out, np.arange(24)[:, None] * 1000 + np.arange(30))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_barriers(schedule):
+    out = np.zeros(64, np.int32)
+    run("reverse_right", block=(64,), output=out, n=4, shared=256, schedule=schedule)
+    np.testing.assert_array_equal(out, np.arange(64) + 4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("seed", range(3))
+def test_flags_between_blocks(schedule, seed):
+    out = np.full(50, np.nan, np.float32)
+    run("chain_right", grid=(50,), output=out, n=-1, schedule=schedule, seed=seed)
+    np.testing.assert_array_equal(out, np.cumsum(np.arange(50.0)))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_waiting_by_flags_alone_is_no_deadlock(schedule):
+    assert run("ping_pong", grid=(2,), block=(1,), n=101, schedule=schedule)[0] == 101
+
+
+def test_half_to_float():
+    halves = np.arange(65536, dtype=np.uint16)
+    out = np.zeros(65536, np.float32)
+    run("from_half", grid=(256,), block=(256,), input=halves, output=out)
+    np.testing.assert_array_equal(out, halves.view(np.float16).astype(np.float32))
+    assert (np.signbit(out) == (halves >= 0x8000))[~np.isnan(out)].all()
+
+
+def test_float_to_half():
+    """Every half, the middle between it and the next, and the floats beside: rounding is monotonic in between."""
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        upward = np.abs(halves[:0x7C00])
+        middle = np.append((upward[1:] + upward[:-1]) / 2, np.float32(65520))
+        near = np.concatenate([middle, np.nextafter(middle, 0), np.nextafter(middle, np.float32(np.inf))])
+        extremes = np.array([np.inf, 1e38, 1e-45, 1e-38, np.nan], np.float32)
+        floats = np.concatenate([halves, near, -near, extremes, -extremes, np.float32([2**-25, 2**-24, 2**-14])])
+    floats = np.append(floats, np.array([0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32))  # two more NaNs
+    out = np.zeros(floats.size, np.uint16)
+    run("to_half", grid=(-(-floats.size // 256),), block=(256,), input=floats, output=out, n=floats.size)
+    with np.errstate(over="ignore"):
+        want = floats.astype(np.float16)
+    nan = np.isnan(want)
+    assert np.isnan(out.view(np.float16)[nan]).all()
+    np.testing.assert_array_equal(out[~nan], want.view(np.uint16)[~nan])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_schedule_repeats_and_a_seed_changes_the_random_ones(schedule):
+    def order(seed):
+        out = np.zeros(33, np.uint32)
+        run("order_of_blocks", grid=(32,), block=(1,), output=out, schedule=schedule, seed=seed)
+        assert sorted(out[1:]) == list(range(32))
+        return list(out[1:])
+
+    assert order(1) == order(1)
+    assert (order(1) != order(2)) == (schedule in ("random", "one block ahead"))
+    assert schedule != "in order" or order(1) == list(range(32))
+    assert schedule != "last first" or order(1) == list(range(31, -1, -1))
+
+
+# ---- it finds what it promises to find ----
+
+
+def error_of(name, **options) -> str:
+    with pytest.raises(EmulatorError, match=f"^{name}: ") as caught:
+        run(name, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_deadlock_names_threads_and_lines(schedule):
+    """A flag that nobody sets: block 3 keeps its own to itself, so block 4 waits, and all behind it."""
+    message = error_of("chain_right", grid=(8,), output=np.zeros(8, np.float32), n=3, schedule=schedule)
+    assert "deadlock: 4 of 256 threads wait" in message
+    for block in range(4, 8):
+        assert f"block ({block}, 0, 0) thread (0, 0, 0) waits in SPIN_WHILE at {line_of('chain')}" in message
+
+
+def test_a_deadlock_at_a_barrier():
+    message = error_of("one_thread_stays_away", block=(64,))
+    assert "deadlock: 64 of 64" in message
+    assert f"thread (5, 0, 0) waits in SPIN_WHILE at {line_of('away')}" in message
+    assert f"thread (0, 0, 0) waits in __syncthreads at {line_of('barrier')}" in message
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_divergent_barriers(schedule):
+    message = error_of("different_barriers", block=(64,), schedule=schedule)
+    assert "divergent barriers" in message
+    assert line_of("first barrier") in message and line_of("second barrier") in message
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_thread_that_returns_before_a_barrier(schedule):
+    assert "return" in error_of("returns_early", block=(64,), schedule=schedule)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_divergent_shuffles(schedule):
+    message = error_of("different_shuffles", schedule=schedule)
+    assert "divergent warp" in message
+    assert line_of("first shuffle") in message and line_of("second shuffle") in message
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "message"),
+    [
+        ("lane_outside_mask", 32, "lane outside its own mask"),
+        ("source_outside_mask", 32, "shuffle from a lane outside the mask"),
+        ("lanes_that_are_not_there", 16, "lanes that the block does not have"),
+    ],
+)
+def test_masks(name, block, message):
+    assert message in error_of(name, block=(block,))
+
+
+def test_a_misaligned_vector():
+    memory = np.zeros(64, np.float64)
+    start = memory[memory.ctypes.data % 16 // 8 :]
+    assert "misaligned" in error_of("misaligned", input=start)
+
+
+def test_shared_memory_starts_as_nan():
+    out = np.zeros(32, np.float32)
+    run("unwritten", output=out, shared=128)
+    assert np.isnan(out).all()
+
+
+def test_a_missing_barrier_changes_results():
+    out = np.zeros(64, np.int32)
+    wrong = 0
+    for seed in range(10):
+        run("reverse_without_barrier", block=(64,), output=out, n=4, shared=256, seed=seed)
+        wrong += (out != np.arange(64) + 4).any()
+    assert wrong
+
+
+def test_what_a_launch_may_not_ask():
+    assert "over the kernel's 64" in error_of("reverse_right", block=(96,), shared=256)
+    assert "empty" in error_of("reverse_right", grid=(0,), shared=256)
+    assert library().most_threads("reverse_right") == 64
+    assert "reverse_right" in library() and "reverse" not in library()
+    with pytest.raises(EmulatorError, match="no kernel has the name 'reverse'"):
+        run("reverse")
+    with pytest.raises(EmulatorError, match="arguments of 8 bytes, where the kernel's structure has 32"):
+        library().launch("vote", (1,), (64,), np.zeros((), [("input", np.uint64)]))
+    with pytest.raises(TypeError, match="one structure"):
+        library().launch("vote", (1,), (64,), np.zeros(3))
+
+
+def test_a_launch_after_a_failed_one():
+    error_of("one_thread_stays_away", block=(64,))
+    out = np.zeros(64, np.int32)
+    run("reverse_right", block=(64,), output=out, n=2, shared=256)
+    np.testing.assert_array_equal(out, np.arange(64) + 2)
+
+
+def test_a_source_that_does_not_compile_says_where():
+    with pytest.raises(EmulatorError, match=r"kernel:2:\d+: error"):
+        emulator.build('#include "device_emulation.h"\nnonsense\n')
+
+
+def test_defines_reach_the_source_and_a_second_build_compiles_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
+    source = '#include "device_emulation.h"\nstruct A { int n; };\nKERNEL(k, THREADS, A) {}\n'
+    assert emulator.build(source, defines=["THREADS=96"]).most_threads("k") == 96
+    assert emulator.build(source, defines=["THREADS=32"]).most_threads("k") == 32
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert emulator.build(source, defines=["THREADS=96"]).most_threads("k") == 96
+
+
+# ---- under sanitizers ----
+
+SANITIZED = """
+import numpy as np
+from tests.cuda import emulator
+from tests.cuda.test_emulator import SOURCE, run
+lib = emulator.build(SOURCE, {sanitizer!r})
+out = np.zeros(256, np.int32)
+run({name!r}, lib=lib, output=out, seed=3, **{options!r})
+print("done")
+"""
+TWO_BLOCKS = {"grid": (2,), "n": -1}
+BLOCK = {"block": (64,), "n": 2, "shared": 256}
+
+
+def reports(sanitizer, name, **options) -> list[str]:
+    reason = emulator.sanitizer_available(sanitizer)
+    if reason:
+        pytest.skip(reason)
+    script = SANITIZED.format(sanitizer=sanitizer, name=name, options=options)
+    printed, found = emulator.run_sanitized(sanitizer, script)
+    assert found or printed == "done\n"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "options"),
+    [
+        ("reverse_right", "reverse_without_barrier", BLOCK),
+        ("chain_right", "chain_relaxed", TWO_BLOCKS),
+        ("warp_right", "warp_without_order", {"shared": 128}),
+    ],
+)
+def test_thread_sanitizer(right, wrong, options):
+    assert not reports("thread", right, **options)
+    assert any("data race" in report for report in reports("thread", wrong, **options))
+
+
+def test_address_sanitizer():
+    assert not reports("address", "shared_store", n=0, shared=128)
+    assert any("heap-buffer-overflow" in report for report in reports("address", "shared_store", n=1, shared=128))
+
+
+def test_without_a_compiler_the_reason_is_given(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert "g++" in emulator.available()
+    with pytest.raises(EmulatorError, match="needs g"):
+        emulator.build("")
