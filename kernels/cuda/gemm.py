@@ -63,8 +63,7 @@ class Gemm:
         depth = a.rows if a_transposed else a.columns
         if not (out.rows and out.columns and depth):
             return
-        import cupy
-
+        cupy = devices.require()
         # cuBLAS thinks in columns, and so sees every matrix transposed: out' = b' a'.
         zero, one = self._factors
         devices.cublas().gemmEx(
