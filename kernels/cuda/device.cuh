@@ -60,6 +60,9 @@ DEVICE double load_shared_by_blocks(const double* p) {
     return v;
 }
 
+// The upper half of a product of 128 bits.
+DEVICE u64 multiply_high(u64 x, u64 y) { return __umul64hi(x, y); }
+
 // Round to nearest even; NaN stays NaN.
 DEVICE float half_to_float(u16 bits) {
     float v;

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastrnn.cells import CELLS, Cell
 
-__all__ = ["ELEMENTS", "Element", "Run", "arguments", "prologue", "runs", "sum_arguments"]
+__all__ = ["ELEMENTS", "Element", "Run", "arguments", "mask_arguments", "prologue", "runs", "sum_arguments"]
 
 
 class Element(NamedTuple):
@@ -49,13 +49,23 @@ _FIELDS = (
     ("int", "B H steps first last step begin keep reverse"),
 )
 _SUM_FIELDS = (("T*", "in"), ("A*", "sums"), ("long long", "rows"), ("int", "columns"))
+_MASK_FIELDS = (
+    ("T*", "elements"),
+    ("long long", "count"),
+    ("unsigned long long", "key0 key1"),
+    ("A", "scale"),
+    ("float", "p"),
+)
 
 
-def _structure(fields: tuple[tuple[str, str], ...]) -> np.dtype[Any]:
-    kinds = {"long long": np.int64, "int": np.int32}
-    return np.dtype(
-        [(name, kinds.get(kind, np.uint64)) for kind, names in fields for name in names.split()], align=True
-    )
+_KINDS = {"long long": "int64", "unsigned long long": "uint64", "int": "int32", "float": "float32"}
+
+
+def _structure(fields: tuple[tuple[str, str], ...], sums: str = "") -> np.dtype[Any]:
+    """The record as NumPy has it; ``sums`` is the dtype of A, where a field is one."""
+    kinds = {**_KINDS, "A": sums}
+    members = [(name, kinds.get(kind, "uint64")) for kind, names in fields for name in names.split()]
+    return np.dtype(members, align=True)
 
 
 def _declaration(name: str, fields: tuple[tuple[str, str], ...]) -> str:
@@ -74,6 +84,11 @@ def arguments() -> Any:
 def sum_arguments() -> Any:
     """As ``arguments``, for sum_rows."""
     return np.zeros((), SUM_ARGUMENTS)
+
+
+def mask_arguments(dtype: str) -> Any:
+    """As ``arguments``, for apply_mask."""
+    return np.zeros((), _structure(_MASK_FIELDS, ELEMENTS[dtype].sums))
 
 
 class Run(NamedTuple):
@@ -130,4 +145,5 @@ def _slots(cell: Cell) -> str:
 def prologue(name: str | None = None) -> str:
     """What a translation unit begins with: the argument blocks, and the slots of the cell of that name."""
     blocks = _declaration("Arguments", _FIELDS) + _declaration("SumArguments", _SUM_FIELDS)
+    blocks += _declaration("MaskArguments", _MASK_FIELDS)
     return f"namespace fastrnn {{\n{blocks}{_slots(CELLS[name]) if name else ''}}}\n"

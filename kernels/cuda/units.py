@@ -1,6 +1,6 @@
 """Translation units: which kernels are compiled together, and from what text.
 
-A unit is a cell in a dtype under a policy; ``sums`` is one a dtype. All are compiled when first called for.
+A unit is a cell in a dtype under a policy; ``sums`` and ``dropout`` are one a dtype. All are compiled when first called for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastrnn.cells import CELLS
 from .compiler import flatten
 from .layout import ELEMENTS, prologue
 
-__all__ = ["STEP_THREADS", "Shape", "every_unit", "persistent", "stepwise", "sums"]
+__all__ = ["STEP_THREADS", "Shape", "dropout", "every_unit", "persistent", "stepwise", "sums"]
 
 STEP_THREADS = 256
 
@@ -71,10 +71,17 @@ def sums(dtype: str) -> str:
     return _unit(None, dtype, ("sums",), _kernel("sum_rows", STEP_THREADS, "sum_rows<T>"), "SumArguments")
 
 
+@functools.cache
+def dropout(dtype: str) -> str:
+    """apply_mask."""
+    return _unit(None, dtype, ("dropout",), _kernel("apply_mask", STEP_THREADS, "apply_mask<T>"), "MaskArguments")
+
+
 def every_unit() -> Iterator[tuple[str, str, dict[str, int]]]:
     """Units that calls can ask for, as (label, source, most bytes spilled by kernel)."""
     for dtype in ELEMENTS:
         yield f"sums {dtype}", sums(dtype), {"sum_rows": 0}
+        yield f"dropout {dtype}", dropout(dtype), {"apply_mask": 0}
         for name, cell in CELLS.items():
             kernels = ["enter", "backward", "forward_0"] + ["forward_1", "gate_backward"] * (len(cell.phases) == 2)
             yield f"stepwise {name} {dtype}", stepwise(name, dtype), dict.fromkeys(kernels, 0)

@@ -183,6 +183,8 @@ using u32 = unsigned int;
 using u64 = unsigned long long;
 using i64 = long long;
 
+inline u64 multiply_high(u64 x, u64 y) { return u64((static_cast<unsigned __int128>(x) * y) >> 64); }
+
 inline u32 load_acquire(const u32* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 inline void store_release(u32* p, u32 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 
