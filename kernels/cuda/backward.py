@@ -54,10 +54,13 @@ def _step_by_step(walk: Walk, slab: Any) -> None:
         dz = walk.slab_columns(slab, run, batch.packed_row(step), rows)
         walk.gemm(dz, walk.gates(walk.packed.w_hh, run), walk.rows_of(product, 0, rows))
 
-    for step in reversed(range(batch.steps)):
-        walk.launch_step("backward", step, batch.alive(step))
-        if len(walk.phases) == 2:
-            multiply(1, step)
-            walk.launch_step("gate_backward", step, batch.alive(step))
-        multiply(0, step)
-    walk.launch_step("backward", -1, batch.B)
+    def launches() -> None:
+        for step in reversed(range(batch.steps)):
+            walk.launch_step("backward", step, batch.alive(step))
+            if len(walk.phases) == 2:
+                multiply(1, step)
+                walk.launch_step("gate_backward", step, batch.alive(step))
+            multiply(0, step)
+        walk.launch_step("backward", -1, batch.B)
+
+    walk.replay("backward", 0, batch.steps, launches)

@@ -104,12 +104,16 @@ class Batch:
 
 
 def _collapses(block: Any) -> bool:
-    """Whether times and entries of a (t, B, ·) array are one axis of rows."""
-    t, B, _ = block.shape
-    return t == 1 or B == 1 or block.strides[0] == B * block.strides[1]
+    """Whether times and entries of a (t, B, ·) array are one axis of rows, that go up and do not overlap."""
+    t, B, width = block.shape
+    if width > 1 and block.strides[2] != block.itemsize:
+        return False
+    if t > 1 and B > 1 and block.strides[0] != B * block.strides[1]:
+        return False
+    return t * B == 1 or block.strides[1 if B > 1 else 0] >= width * block.itemsize
 
 
 def _collapsed(block: Any) -> Matrix:
     t, B, width = block.shape
-    stride = block.strides[1] if B > 1 else block.strides[0]
-    return Matrix(block.data.ptr, t * B, width, max(stride // block.itemsize, width), block.dtype.name)
+    stride = block.strides[1 if B > 1 else 0] // block.itemsize if t * B > 1 else width
+    return Matrix(block.data.ptr, t * B, width, stride, block.dtype.name)

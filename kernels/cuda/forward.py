@@ -12,7 +12,7 @@ from fastrnn.sequences import Schedule
 from .batch import Batch
 from .layout import Run, runs
 from .packed import Packed
-from .plan import Policy, chip_of, choose
+from .plan import chip_of, choose
 from .walk import Walk, first_of
 
 __all__ = ["Saved", "forward"]
@@ -61,7 +61,7 @@ def forward(
         if policy.kernel == "persistent":
             walk.launch_persistent(policy, False, first, last)
         else:
-            _step_by_step(walk, policy, hs, operand, first, last, keep)
+            _step_by_step(walk, hs, operand, first, last, keep)
     return Saved(slab, hs, cs, operand) if keep else None
 
 
@@ -76,17 +76,20 @@ def _input_product(walk: Walk, x: Any, slab: Any, first: int, last: int, keep: b
         walk.gemm(rows, walk.gates(walk.packed.w_ih, run), target, b_transposed=True)
 
 
-def _step_by_step(walk: Walk, policy: Policy, hs: Any, operand: Any, first: int, last: int, keep: bool) -> None:
+def _step_by_step(walk: Walk, hs: Any, operand: Any, first: int, last: int, keep: bool) -> None:
     """The recurrent product of a step by cuBLAS, then its pointwise part."""
     product = walk.new("product", walk.batch.B, max(run.count for run in walk.phases) * walk.H, sums=True)
-    for step in range(first, last):
-        rows = walk.batch.alive(step)
-        for index, run in enumerate(walk.phases):
-            walk.gemm(
-                _multiplied(walk, index, hs, operand, step, rows, keep), walk.gates(walk.packed.w_hh, run),
-                _product(walk, product, run, rows), b_transposed=True,
-            )  # fmt: skip
-            walk.launch_step(f"forward_{index}", step, rows)
+
+    def launches() -> None:
+        for step in range(first, last):
+            rows = walk.batch.alive(step)
+            for index, run in enumerate(walk.phases):
+                multiplied = _multiplied(walk, index, hs, operand, step, rows, keep)
+                target = _product(walk, product, run, rows)
+                walk.gemm(multiplied, walk.gates(walk.packed.w_hh, run), target, b_transposed=True)
+                walk.launch_step(f"forward_{index}", step, rows)
+
+    walk.replay("forward", first, last, launches)
 
 
 def _multiplied(walk: Walk, phase: int, hs: Any, operand: Any, step: int, rows: int, keep: bool) -> Any:

@@ -51,21 +51,23 @@ def add_gradients(
     def dz(run: Any) -> Matrix:
         return walk.slab_columns(saved.slab, run, 0, rows)
 
+    if dx is not None:
+        _input_gradient(walk, dz, dx, accumulate_dx)
+    if not rows:
+        return
     inputs, _alive = batch.gather(x, 0, rows)
     for run in runs(cell.name, "x"):
         walk.gemm(dz(run), inputs, walk.gates(w_ih, run), a_transposed=True, add=True)
     for run, multiplied in zip(walk.phases, (saved.hs, saved.operand), strict=False):
         walk.gemm(dz(run), walk.rows_of(multiplied, 0, rows), walk.gates(w_hh, run), a_transposed=True, add=True)
-    if b_ih is not None and rows:
+    if b_ih is not None:
         sums = sum_of_rows(saved.slab.reshape(rows, -1), walk.dtype).reshape(-1, H)
         for source, bias in (("x", b_ih), ("h", b_hh)):
             by_gate = bias.reshape(-1, H)
             for run in runs(cell.name, source):
                 by_gate[run.gate : run.gate + run.count] += sums[run.slot : run.slot + run.count]
-    if peephole is not None and batch.B:
+    if peephole is not None:
         peephole += sum_of_rows(d_peephole, walk.sums)
-    if dx is not None:
-        _input_gradient(walk, dz, dx, accumulate_dx)
 
 
 def _input_gradient(walk: Walk, dz: Any, dx: Any, add: bool) -> None:

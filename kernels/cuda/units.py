@@ -1,6 +1,7 @@
 """Translation units: which kernels are compiled together, and from what text.
 
-A unit is a cell in a dtype under a policy; ``sums`` and ``dropout`` are one a dtype. All are compiled when first called for.
+A unit is a cell in a dtype under a policy; ``sums`` and ``dropout`` are one a dtype. Each is compiled when first
+called for.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastrnn.cells import Cell
 
-from . import compiler, devices, units
+from . import compiler, devices, graphs, units
 from .batch import Batch
 from .gemm import Gemm, Matrix
 from .layout import ELEMENTS, Run, arguments, runs, sum_arguments
@@ -84,6 +84,13 @@ class Walk:
         return Matrix.of(weights).part(run.gate * self.H, run.count * self.H, 0, weights.shape[1])
 
     # Launches
+
+    def replay(self, name: str, first: int, last: int, launches: Callable[[], None]) -> None:
+        """Run stepwise launches for the steps first to last - 1, as one graph where they have come before."""
+        self.args["step"] = 0
+        rows = self.batch.schedule.active.tobytes() if self.batch.ragged else b""
+        precision = self.packed.precision
+        graphs.replay((name, self.cell.name, self.dtype, precision, first, last, self.args.tobytes(), rows), launches)
 
     def launch_step(self, kernel: str, step: int, rows: int) -> None:
         """A stepwise kernel, for that many rows; a thread a unit."""
