@@ -10,7 +10,10 @@ import functools
 import sys
 from typing import Any, NoReturn
 
-__all__ = ["LEAST_CAPABILITY", "GPUUnavailable", "architecture", "cublas", "nvrtc", "require"]
+__all__ = ["ARCHITECTURES", "LEAST_CAPABILITY", "GPUUnavailable", "architecture", "cublas", "nvrtc", "require"]
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+"""What the kernels are tested to compile for: Turing, Ampere, Ada, Hopper, Blackwell."""
 
 LEAST_CAPABILITY = 75
 """Turing, times ten as in sm_75: the oldest that NVRTC of CUDA 13 compiles for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
 
@@ -91,6 +92,7 @@ class FakeNVRTC(ModuleType):
         return len(self.programs)
 
     def compileProgram(self, program, options):
+        time.sleep(0.01)  # long enough for another thread to come in
         self.compiled += 1
         self.programs[program] += options
         if "wrong" in self.programs[program][0]:
