@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from importlib.util import find_spec
 from typing import Any, NoReturn
 
-__all__ = ["LEAST_CAPABILITY", "GPUUnavailable", "architecture", "cublas", "nvrtc", "require"]
+__all__ = ["ARCHITECTURES", "LEAST_CAPABILITY", "GPUUnavailable", "architecture", "cublas", "nvrtc", "require"]
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+"""What the kernels are tested to compile for: Turing, Ampere, Ada, Hopper, Blackwell."""
 
 LEAST_CAPABILITY = 75
 """Turing, times ten as in sm_75: the oldest that NVRTC of CUDA 13 compiles for."""
@@ -40,7 +42,7 @@ def require() -> Any:
     if cuda // 1000 < toolkit:
         _missing(
             f"the NVIDIA driver knows CUDA {_version(cuda)}, too old for the installed CuPy or NVRTC of CUDA {toolkit}",
-            f"Update the driver, or uninstall these packages and {_install(cuda)}",
+            f"Update the driver, or replace these packages: {_install(cuda)}",
         )
     cublas()
     architecture(cupy.cuda.runtime.getDevice())
@@ -72,7 +74,7 @@ def _driver_cuda() -> int:
     if version.value // 1000 < _OLDEST_CUDA:
         _missing(
             f"the NVIDIA driver knows CUDA {_version(version.value)}, and CuPy needs {_OLDEST_CUDA}",
-            f"Update the driver, then {_install(0)}",
+            f"Update the driver, then: {_install(0)}",
         )
     return version.value
 
@@ -94,12 +96,12 @@ def _install(cuda: int) -> str:
 
 
 def _cupy(cuda: int) -> Any:
-    if "cupy" not in sys.modules and find_spec("cupy") is None:
-        _missing("CuPy is not installed", f"Install it: {_install(cuda)}")
     try:
         import cupy
     except ImportError as error:
-        _missing(f"CuPy cannot be imported ({error})", f"Install it anew: {_install(cuda)}")
+        if error.name == "cupy":
+            _missing("CuPy is not installed", f"Install it: {_install(cuda)}")
+        _missing(f"CuPy cannot be imported ({_gist(error)})", f"Install it anew: {_install(cuda)}")
     return cupy
 
 
@@ -111,7 +113,7 @@ def nvrtc() -> Any:
 
         binding.getVersion()
     except (ImportError, RuntimeError) as error:
-        _missing(f"NVRTC, the CUDA compiler, cannot be loaded ({_first_line(error)})", _libraries(cupy))
+        _missing(f"NVRTC, the CUDA compiler, cannot be loaded ({_gist(error)})", _libraries(cupy))
     return binding
 
 
@@ -121,12 +123,13 @@ def cublas() -> Any:
     try:
         from cupy_backends.cuda.libs import cublas as binding
     except (ImportError, RuntimeError) as error:
-        _missing(f"cuBLAS cannot be loaded ({_first_line(error)})", _libraries(cupy))
+        _missing(f"cuBLAS cannot be loaded ({_gist(error)})", _libraries(cupy))
     return binding
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _gist(error: Exception) -> str:
+    """The first line that says something; CuPy frames its own."""
+    return next((line for line in str(error).splitlines() if line.strip(" =")), type(error).__name__)
 
 
 def _libraries(cupy: Any) -> str:

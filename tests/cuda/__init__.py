@@ -1,0 +1,1 @@
+"""What proves the CUDA backend, most of it without a GPU."""
