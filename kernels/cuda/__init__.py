@@ -15,8 +15,6 @@ current device, without synchronisation.
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastrnn.cells import Cell
 
 from . import devices
@@ -25,13 +23,14 @@ from .devices import GPUUnavailable
 from .forward import forward
 from .gradients import accumulators
 from .packed import pack
+from .place import place
 from .plan import Plan, chip_of
 from .plan import plan as _plan
 from .stepper import stepper
 
 __all__ = [
-    "GPUUnavailable", "accumulators", "backward", "forward", "get_num_threads", "pack", "plan", "set_num_threads",
-    "stepper",
+    "GPUUnavailable", "accumulators", "backward", "forward", "get_num_threads", "pack", "place", "plan",
+    "set_num_threads", "stepper",
 ]  # fmt: skip
 
 
@@ -47,8 +46,3 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """1: one host thread launches kernels."""
     return 1
-
-
-def arrays() -> Any:
-    """The module whose arrays this backend works on: CuPy."""
-    return devices.require()

@@ -36,7 +36,7 @@ def backward(
     d_peephole = None
     if cell.peepholes:
         d_peephole = walk.new("d_peephole", batch.B, len(cell.peepholes) * walk.H, sums=True, zero=True)
-    policy = choose(cell, packed.dtype, walk.H, batch.B, batch.steps, True, chip_of(walk.cupy))
+    policy = choose(cell, packed.dtype, packed.precision, walk.H, batch.B, batch.steps, True, chip_of(walk.cupy))
     if policy.kernel == "persistent":
         walk.launch_persistent(policy, True, 0, batch.steps)
     else:

@@ -76,6 +76,29 @@ DEVICE u16 float_to_half(float v) {
     return bits;
 }
 
+#if __CUDA_ARCH__ >= 800
+// Tensor cores, one warp together: d (16, 8) += a (16, k) b (k, 8) in float, k = 16 of 16-bit and 8 of TF32 elements. With
+// g = lane / 4 and t = lane % 4 a lane has of a the rows g and g + 8 and of b the column g, at elements 2 t, 2 t + 1, 2 t + 8
+// and 2 t + 9 of k (TF32: t and t + 4): a0, b0 the first, a2, b1 the last of row g; a1, a3 those of row g + 8. Of d it has
+// (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
+#define FASTRNN_MMA(NAME, SHAPE)                                                                              \
+    DEVICE void NAME(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {                           \
+        asm("mma.sync.aligned." SHAPE " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"        \
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                    \
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));                                            \
+    }
+FASTRNN_MMA(mma_half, "m16n8k16.row.col.f32.f16.f16.f32")
+FASTRNN_MMA(mma_bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
+FASTRNN_MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
+
+// The nearest of 10 bits of mantissa, ties away from zero.
+DEVICE u32 round_to_tf32(u32 bits) {
+    u32 rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+    return rounded;
+}
+#endif
+
 }  // namespace fastrnn
 
 #else

@@ -54,7 +54,7 @@ def forward(
     cs = walk.new("cs", total if keep else B, H, sums=True) if len(cell.states) == 2 else None
     operand = walk.new("operand", total if keep else B, H) if len(cell.phases) == 2 else None
     walk.launch_step("enter", 0, B)
-    policy = choose(cell, packed.dtype, H, B, batch.steps, False, chip_of(walk.cupy))
+    policy = choose(cell, packed.dtype, packed.precision, H, B, batch.steps, False, chip_of(walk.cupy))
     for first in range(0, batch.steps, max(steps_at_once, 1)):
         last = min(first + steps_at_once, batch.steps)
         _input_product(walk, x, slab, first, last, keep)

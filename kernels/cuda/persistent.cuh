@@ -11,75 +11,93 @@
 
 namespace fastrnn {
 
-// V elements are loaded at a time, ROUNDS times by every part: a depth of up to ROUNDS * PARTS * V.
-template <int V_, int UNITS_, int THREADS_, int ROUNDS_> struct Shape {
+// How a kernel is cut. V elements are loaded at a time, ROUNDS times by every thread for a depth of H; TENSOR: products by
+// tensor cores.
+template <int V_, int UNITS_, int THREADS_, int ROUNDS_, bool TENSOR_> struct Shape {
     static constexpr int V = V_, UNITS = UNITS_, THREADS = THREADS_, ROUNDS = ROUNDS_;
+    static constexpr bool TENSOR = TENSOR_;
     static constexpr int PARTS = THREADS / UNITS, WARPS = THREADS / 32;
     static constexpr int ROWS = PARTS < 16 ? PARTS : 16;  // a tile's rows, for which sums are kept in shared memory
     static constexpr int AT_ONCE = 4;                     // rows whose sums a thread has in registers
 };
 
-// Weights of OUT outputs of one unit, for one part of a depth of DEPTHS * ROUNDS * PARTS * V.
-template <class A, class S, int OUT, int DEPTHS> struct Weights {
+// Weights of OUT outputs of this thread's unit, for its part of a depth of up to DEPTHS * H.
+template <class T, class S, int OUT, int DEPTHS> struct RegisterWeights {
+    using A = SumOf<T>;
     static constexpr int ROUNDS = DEPTHS * S::ROUNDS;
     A at[OUT][ROUNDS * S::V];
 
     // Neighbouring parts read neighbouring elements: a warp's loads are contiguous.
-    static DEVICE int depth_index(int round, int part) { return (round * S::PARTS + part) * S::V; }
+    static DEVICE int depth_index(int round) { return (round * S::PARTS + int(threadIdx.x) / S::UNITS) * S::V; }
 
-    // weight(out, k): what output `out` of this thread's unit has for element k.
-    template <class F> DEVICE void load(int part, int depth, bool unit_exists, F weight) {
+    // weight(out, unit, k): where it is.
+    template <class F> DEVICE void load(int depth, int units, F weight) {
+        const int unit = threadIdx.x % S::UNITS;
 #pragma unroll
         for (int round = 0; round < ROUNDS; round++)
 #pragma unroll
             for (int e = 0; e < S::V; e++) {
-                const int k = depth_index(round, part) + e;
+                const int k = depth_index(round) + e;
 #pragma unroll
                 for (int out = 0; out < OUT; out++)
-                    at[out][round * S::V + e] = unit_exists && k < depth ? weight(out, k) : A(0);
+                    at[out][round * S::V + e] = unit < units && k < depth ? read(weight(out, unit, k)) : A(0);
             }
     }
-};
 
-// sums[warp][row of the tile][out][unit], for every row of a tile; source(n): its elements.
-template <class T, class S, int OUT, int DEPTHS, class F>
-DEVICE void multiply(const Weights<SumOf<T>, S, OUT, DEPTHS>& w, int depth, int rows, F source, SumOf<T>* sums) {
-    using A = SumOf<T>;
-    const int unit = threadIdx.x % S::UNITS, part = threadIdx.x / S::UNITS;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    for (int first = 0; first < rows; first += S::AT_ONCE) {
-        A sum[S::AT_ONCE][OUT] = {};
-        const T* from[S::AT_ONCE];
+    // sums[warp][row][out][unit] for every row of a tile; source(n): its elements.
+    template <class F> DEVICE void multiply(int depth, int rows, F source, A* sums) const {
+        const int unit = threadIdx.x % S::UNITS, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        for (int first = 0; first < rows; first += S::AT_ONCE) {
+            A sum[S::AT_ONCE][OUT] = {};
+            const T* from[S::AT_ONCE];
 #pragma unroll
-        for (int n = 0; n < S::AT_ONCE; n++) from[n] = source(first + n < rows ? first + n : first);
+            for (int n = 0; n < S::AT_ONCE; n++) from[n] = source(first + n < rows ? first + n : first);
 #pragma unroll
-        for (int round = 0; round < w.ROUNDS; round++) {
-            const int k = w.depth_index(round, part);
-            if (k >= depth) continue;
+            for (int round = 0; round < ROUNDS; round++) {
+                const int k = depth_index(round);
+                if (k >= depth) continue;
+#pragma unroll
+                for (int n = 0; n < S::AT_ONCE; n++) {
+                    if (first + n >= rows) continue;
+                    A x[S::V];
+                    read_shared_by_blocks<S::V>(from[n] + k, x);
+#pragma unroll
+                    for (int e = 0; e < S::V; e++)
+#pragma unroll
+                        for (int out = 0; out < OUT; out++) sum[n][out] += at[out][round * S::V + e] * x[e];
+                }
+            }
 #pragma unroll
             for (int n = 0; n < S::AT_ONCE; n++) {
                 if (first + n >= rows) continue;
-                A x[S::V];
-                read_shared_by_blocks<S::V>(from[n] + k, x);
 #pragma unroll
-                for (int e = 0; e < S::V; e++)
+                for (int out = 0; out < OUT; out++) {
 #pragma unroll
-                    for (int out = 0; out < OUT; out++) sum[n][out] += w.at[out][round * S::V + e] * x[e];
-            }
-        }
-#pragma unroll
-        for (int n = 0; n < S::AT_ONCE; n++) {
-            if (first + n >= rows) continue;
-#pragma unroll
-            for (int out = 0; out < OUT; out++) {
-#pragma unroll
-                for (int distance = S::UNITS; distance < 32; distance *= 2)
-                    sum[n][out] += __shfl_xor_sync(0xffffffffu, sum[n][out], distance);
-                if (lane < S::UNITS) sums[((warp * S::ROWS + first + n) * OUT + out) * S::UNITS + unit] = sum[n][out];
+                    for (int distance = S::UNITS; distance < 32; distance *= 2)
+                        sum[n][out] += __shfl_xor_sync(0xffffffffu, sum[n][out], distance);
+                    if (lane < S::UNITS) sums[((warp * S::ROWS + first + n) * OUT + out) * S::UNITS + unit] = sum[n][out];
+                }
             }
         }
     }
-}
+};
+
+// By tensor cores, in tensor_cores.cuh, which only units that use it include: it needs sm_80.
+template <class T, class S, int OUT, int DEPTHS> struct TensorWeights;
+
+template <bool TENSOR, class T, class S, int OUT, int DEPTHS> struct ChosenWeights {
+    using Type = RegisterWeights<T, S, OUT, DEPTHS>;
+};
+template <class T, class S, int OUT, int DEPTHS> struct ChosenWeights<true, T, S, OUT, DEPTHS> {
+    using Type = TensorWeights<T, S, OUT, DEPTHS>;
+};
+template <class T, class S, int OUT, int DEPTHS>
+using Weights = typename ChosenWeights<S::TENSOR, T, S, OUT, DEPTHS>::Type;
+
+// Slots that a phase's recurrent product feeds.
+template <class C, int P> struct Fed {
+    static constexpr int COUNT = C::template Phase<P>::H_END - C::template Phase<P>::H;
+};
 
 template <class S, int OUT, class A> DEVICE A total(const A* sums, int row, int out, int unit) {
     A sum = A(0);
@@ -107,8 +125,7 @@ DEVICE int row_of_column(int n) { return int(blockIdx.y) + n * int(gridDim.y); }
 // One phase of one step forward, for all rows of the block.
 template <class C, int P, class S, class T, class W>
 DEVICE void forward_phase(const Args<T>& a, int s, int rows, const W& w, SumOf<T>* sums, const u32* flags, u32 turn) {
-    using Phase = typename C::template Phase<P>;
-    constexpr int FED = Phase::H_END - Phase::H;
+    constexpr int FED = Fed<C, P>::COUNT;
     const int unit = threadIdx.x % S::UNITS, mine = threadIdx.x / S::UNITS, u = blockIdx.x * S::UNITS + unit;
     for (int tile = 0; tile < rows; tile += S::ROWS) {
         const int here = rows - tile < S::ROWS ? rows - tile : S::ROWS, r = row_of_column(tile + mine);
@@ -116,7 +133,7 @@ DEVICE void forward_phase(const Args<T>& a, int s, int rows, const W& w, SumOf<T
         ForwardInputs<C, T> in;
         if (active) in = load_forward<C, P, T>(a, s, r, u);
         if (tile == 0) wait_for(flags, turn);
-        multiply<T, S, FED, 1>(w, a.H, here, [&](int n) {
+        w.multiply(a.H, here, [&](int n) {
             const int row = row_of_column(tile + n);
             return P == 0 ? entering_h<T>(a, s, row) : operand_row<T>(a, s, row);
         }, sums);
@@ -132,24 +149,22 @@ DEVICE void forward_phase(const Args<T>& a, int s, int rows, const W& w, SumOf<T
 }
 
 template <class C, class S, int P, class T>
-DEVICE void load_forward_weights(const Args<T>& a, Weights<SumOf<T>, S, C::template Phase<P>::H_END - C::template Phase<P>::H, 1>& w) {
-    using Phase = typename C::template Phase<P>;
-    const int u = blockIdx.x * S::UNITS + threadIdx.x % S::UNITS;
-    w.load(threadIdx.x / S::UNITS, a.H, u < a.H, [&](int out, int k) {
-        return read(a.w_hh + (i64(Phase::GATE + out) * a.H + u) * a.H + k);
+DEVICE void load_forward_weights(const Args<T>& a, Weights<T, S, Fed<C, P>::COUNT, 1>& w) {
+    const int first = blockIdx.x * S::UNITS;
+    w.load(a.H, a.H - first, [&](int out, int unit, int k) {
+        return a.w_hh + (i64(C::template Phase<P>::GATE + out) * a.H + first + unit) * a.H + k;
     });
 }
 
 // Steps first to last - 1.
 template <class C, class S, class T> DEVICE void forward_persistent(const Args<T>& a) {
-    using First = typename C::template Phase<0>;
-    using Last = typename C::template Phase<C::PHASES - 1>;
+    constexpr int LAST = C::PHASES - 1;
     SHARED_MEMORY(SumOf<T>, sums);
     u32* flags = a.flags + i64(blockIdx.y) * gridDim.x;
-    Weights<SumOf<T>, S, First::H_END - First::H, 1> w;
+    Weights<T, S, Fed<C, 0>::COUNT, 1> w;
     load_forward_weights<C, S, 0, T>(a, w);
-    Weights<SumOf<T>, S, Last::H_END - Last::H, 1> w2;
-    if (C::PHASES == 2) load_forward_weights<C, S, C::PHASES - 1, T>(a, w2);
+    Weights<T, S, Fed<C, LAST>::COUNT, 1> w2;
+    if (C::PHASES == 2) load_forward_weights<C, S, LAST, T>(a, w2);
     u32 turn = 0;
     for (int s = a.first; s < a.last; s++) {
         const int rows = rows_of_column(alive<T>(a, s));
@@ -166,34 +181,30 @@ template <class C, class S, class T> DEVICE void forward_persistent(const Args<T
 // dz of a phase times its weights, for one tile of rows at step s.
 template <class C, int P, class S, class T, class W>
 DEVICE void multiply_dz(const Args<T>& a, int s, int tile, int rows, const W& w, SumOf<T>* sums) {
-    using Phase = typename C::template Phase<P>;
-    constexpr int FED = Phase::H_END - Phase::H;
-    multiply<T, S, 1, FED>(w, FED * a.H, rows, [&](int n) {
-        return slab_row<C, T>(a, s, row_of_column(tile + n)) + Phase::H * a.H;
+    w.multiply(Fed<C, P>::COUNT * a.H, rows, [&](int n) {
+        return slab_row<C, T>(a, s, row_of_column(tile + n)) + C::template Phase<P>::H * a.H;
     }, sums);
     __syncthreads();
 }
 
 template <class C, class S, int P, class T>
-DEVICE void load_backward_weights(const Args<T>& a, Weights<SumOf<T>, S, 1, C::template Phase<P>::H_END - C::template Phase<P>::H>& w) {
-    using Phase = typename C::template Phase<P>;
-    const int u = blockIdx.x * S::UNITS + threadIdx.x % S::UNITS;
-    w.load(threadIdx.x / S::UNITS, (Phase::H_END - Phase::H) * a.H, u < a.H, [&](int, int k) {
-        return read(a.w_hh + (i64(Phase::GATE) * a.H + k) * a.H + u);
+DEVICE void load_backward_weights(const Args<T>& a, Weights<T, S, 1, Fed<C, P>::COUNT>& w) {
+    const int first = blockIdx.x * S::UNITS;
+    w.load(Fed<C, P>::COUNT * a.H, a.H - first, [&](int, int unit, int k) {
+        return a.w_hh + (i64(C::template Phase<P>::GATE) * a.H + k) * a.H + first + unit;
     });
 }
 
 // Steps last - 1 down to first, and then what leaves the first step.
 template <class C, class S, class T> DEVICE void backward_persistent(const Args<T>& a) {
-    using First = typename C::template Phase<0>;
-    using Last = typename C::template Phase<C::PHASES - 1>;
+    constexpr int LAST = C::PHASES - 1;
     SHARED_MEMORY(SumOf<T>, sums);
     const int unit = threadIdx.x % S::UNITS, mine = threadIdx.x / S::UNITS, u = blockIdx.x * S::UNITS + unit;
     u32* flags = a.flags + i64(blockIdx.y) * gridDim.x;
-    Weights<SumOf<T>, S, 1, First::H_END - First::H> w;
+    Weights<T, S, 1, Fed<C, 0>::COUNT> w;
     load_backward_weights<C, S, 0, T>(a, w);
-    Weights<SumOf<T>, S, 1, Last::H_END - Last::H> w2;
-    if (C::PHASES == 2) load_backward_weights<C, S, C::PHASES - 1, T>(a, w2);
+    Weights<T, S, 1, Fed<C, LAST>::COUNT> w2;
+    if (C::PHASES == 2) load_backward_weights<C, S, LAST, T>(a, w2);
     u32 turn = 0;
     for (int s = a.last - 1; s >= a.first - 1; s--) {
         const int rows = rows_of_column(s < 0 ? a.B : alive<T>(a, s));
@@ -215,7 +226,7 @@ template <class C, class S, class T> DEVICE void backward_persistent(const Args<
             wait_for(flags, turn);
             for (int tile = 0; tile < rows; tile += S::ROWS) {
                 const int here = rows - tile < S::ROWS ? rows - tile : S::ROWS;
-                multiply_dz<C, C::PHASES - 1, S, T>(a, s, tile, here, w2, sums);
+                multiply_dz<C, LAST, S, T>(a, s, tile, here, w2, sums);
                 if (mine < here && u < a.H)
                     gate_backward<C, T>(a, s, row_of_column(tile + mine), u, total<S, 1>(sums, mine, 0, unit));
                 if (tile + S::ROWS < rows) __syncthreads();

@@ -19,9 +19,11 @@ __all__ = ["Chip", "Plan", "Policy", "choose", "forced", "plan"]
 # 32-bit registers of weights a thread may hold: 128 leave no spill in 255 (152 to 230 are used at 64 to 128).
 _WEIGHT_REGISTERS = 128
 _THREADS = 256
-# Rows beyond which a block's own product loses to cuBLAS; the tensor cores of 16-bit products win sooner. Estimates
-# from the instruction counts (a row of 512 units is about 50 instructions a warp), not yet measured.
-_MOST_ROWS = {"float32": 32, "float64": 32, "float16": 8, "bfloat16": 8}
+# Rows of a block beyond which cuBLAS wins, without and with tensor cores. Estimates from instruction counts (a row of
+# 512 units is about 50 instructions a warp, with tensor cores eight rows are), not yet measured.
+_MOST_ROWS = {False: 32, True: 64}
+_TENSOR_CORES = 80  # compute capability of the first with mma of bfloat16 and TF32
+_ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class Chip(NamedTuple):
@@ -29,6 +31,7 @@ class Chip(NamedTuple):
 
     multiprocessors: int
     shared_memory: int  # bytes a block
+    capability: int  # 90: sm_90
 
 
 class Policy(NamedTuple):
@@ -65,57 +68,70 @@ def forced(kernel: str) -> Iterator[None]:
         _forced.pop()
 
 
-def choose(cell: Cell, dtype: str, H: int, B: int, steps: int, backward: bool, chip: Chip) -> Policy:
+def choose(cell: Cell, dtype: str, precision: str, H: int, B: int, steps: int, backward: bool, chip: Chip) -> Policy:
     """The policy for B rows of H units."""
-    return _choose(cell.name, dtype, H, B, steps > 1, backward, chip, _forced[-1] if _forced else None)
+    return _choose(cell.name, dtype, precision, H, B, steps > 1, backward, chip, _forced[-1] if _forced else None)
 
 
 @functools.lru_cache(maxsize=1024)
 def _choose(
-    name: str, dtype: str, H: int, B: int, several: bool, backward: bool, chip: Chip, wanted: str | None
+    name: str, dtype: str, precision: str, H: int, B: int, several: bool, backward: bool, chip: Chip, wanted: str | None
 ) -> Policy:
     if wanted == "stepwise":
         return Policy("stepwise", "asked for")
     if not several and wanted is None:
         return Policy("stepwise", "one step: weights would be loaded onto the chip for a single use")
-    found = _cut(name, dtype, H, B, backward, chip)
+    found = _cut(name, dtype, precision, H, B, backward, chip)
     if found is None:
         return Policy("stepwise", "the recurrent weights exceed the chip's registers: cuBLAS streams them each step")
-    if wanted is None and B > found.columns * _MOST_ROWS[dtype]:
+    assert found.shape is not None
+    if wanted is None and B > found.columns * _MOST_ROWS[found.shape.tensor]:
         return Policy("stepwise", "rows enough for cuBLAS to be faster than products from registers")
     return found
 
 
-def _cut(name: str, dtype: str, H: int, B: int, backward: bool, chip: Chip) -> Policy | None:
+def _cut(name: str, dtype: str, precision: str, H: int, B: int, backward: bool, chip: Chip) -> Policy | None:
     """The persistent kernel with the fewest blocks whose weights fit their registers."""
-    itemsize = 8 if dtype == "float64" else 4 if dtype == "float32" else 2
+    fed, itemsize = [run.count for run in runs(name, "h")], _ITEMSIZE[dtype]
     words = np.dtype(ELEMENTS[dtype].sums).itemsize // 4
-    vector = 16 // itemsize if H % (16 // itemsize) == 0 else 1
-    fed = [run.count for run in runs(name, "h")]
-    for units in (32, 16, 8, 4):
+    tensor = chip.capability >= _TENSOR_CORES and (itemsize == 2 or (dtype, precision) == ("float32", "tf32"))
+    vector = 16 // itemsize
+    if H % vector:
+        vector, tensor = 1, False
+    warps = _THREADS // 32
+    for units in (16, 8) if tensor else (32, 16, 8, 4):
         blocks = -(-H // units)
-        rounds = -(-H // (_THREADS // units * vector))
-        if sum(fed) * rounds * vector * words > _WEIGHT_REGISTERS or blocks > chip.multiprocessors:
+        if tensor:
+            rounds = -(-H // (4 * vector * warps))
+            # Eight registers a round for every 16 outputs; backward has one output a unit, and a depth of all slots.
+            tiles = -(-units // 16) * sum(fed) if backward else sum(-(-count * units // 16) for count in fed)
+            registers = 8 * rounds * tiles
+        else:
+            rounds = -(-H // (_THREADS // units * vector))
+            registers = sum(fed) * rounds * vector * words
+        if registers > _WEIGHT_REGISTERS or blocks > chip.multiprocessors:
             continue
-        shape = Shape(vector, units, _THREADS, rounds)
-        outputs = 1 if backward else max(fed)
-        shared = _THREADS // 32 * shape.rows * outputs * units * 4 * words
+        shape = Shape(vector, units, _THREADS, rounds, tensor)
+        shared = warps * shape.rows * (1 if backward else max(fed)) * units * 4 * words
         if shared > chip.shared_memory:
             continue
-        columns = max(1, min(chip.multiprocessors // blocks, -(-B // 4)))
-        why = f"{blocks} blocks of {units} units hold the recurrent weights in registers for all steps"
+        columns = max(1, min(chip.multiprocessors // blocks, -(-B // (8 if tensor else 4))))
+        where = "as operands of tensor cores" if tensor else "in registers"
+        why = f"{blocks} blocks of {units} units hold the recurrent weights {where} for all steps"
         return Policy("persistent", why, shape, blocks, columns, shared)
     return None
 
 
-def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, training: bool, chip: Chip) -> Plan:
+def plan(
+    cell: Cell, T: int, B: int, I: int, H: int, dtype: str, training: bool, chip: Chip, precision: str = "exact"
+) -> Plan:
     """What forward, and backward if training, would do."""
-    policy = choose(cell, dtype, H, B, T, False, chip)
+    policy = choose(cell, dtype, precision, H, B, T, False, chip)
     kernel, why = policy.kernel, policy.why
     if training:
-        back = choose(cell, dtype, H, B, T, True, chip)
+        back = choose(cell, dtype, precision, H, B, T, True, chip)
         kernel, why = f"{kernel}, back {back.kernel}", f"{why}; back: {back.why}"
-    itemsize = 8 if dtype == "float64" else 4 if dtype == "float32" else 2
+    itemsize = _ITEMSIZE[dtype]
     sums = np.dtype(ELEMENTS[dtype].sums).itemsize
     rows = T * B
     saved = (len(cell.slots) + len(cell.phases)) * itemsize + (len(cell.states) - 1) * sums
@@ -125,5 +141,8 @@ def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, training: bool,
 
 def chip_of(cupy: Any) -> Chip:
     """The current device's."""
-    attributes = cupy.cuda.Device().attributes
-    return Chip(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
+    device = cupy.cuda.Device()
+    attributes = device.attributes
+    return Chip(
+        attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"], int(device.compute_capability)
+    )

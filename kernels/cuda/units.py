@@ -27,6 +27,7 @@ class Shape(NamedTuple):
     units: int
     threads: int
     rounds: int
+    tensor: bool = False
 
     @property
     def rows(self) -> int:
@@ -60,10 +61,11 @@ def stepwise(name: str, dtype: str) -> str:
 def persistent(name: str, dtype: str, shape: Shape, backward: bool) -> str:
     """forward or backward: all steps in one launch."""
     kernel = "backward" if backward else "forward"
-    shaped = f"using Cut = Shape<{', '.join(map(str, shape))}>;"
+    shaped = f"using Cut = Shape<{', '.join(str(int(value)) for value in shape)}>;"
     call = f"{kernel}_persistent<Cell, Cut, T>"
     text = f"namespace fastrnn {{ {shaped} }}\n{_kernel(kernel, shape.threads, call)}"
-    return _unit(name, dtype, ("persistent",), text)
+    files = ("tensor_cores", "persistent") if shape.tensor else ("persistent",)
+    return _unit(name, dtype, files, text)
 
 
 @functools.cache

@@ -183,6 +183,11 @@ using u32 = unsigned int;
 using u64 = unsigned long long;
 using i64 = long long;
 
+inline u32 round_to_tf32(u32 bits) {
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffffffu;
+    return (bits + 0x1000u) & 0xffffe000u;
+}
+
 inline u64 multiply_high(u64 x, u64 y) { return u64((static_cast<unsigned __int128>(x) * y) >> 64); }
 
 inline u32 load_acquire(const u32* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
@@ -214,6 +219,38 @@ inline u16 float_to_half(float v) {
     // Below 2**-14 the float 0.5 + |v| has the step of a subnormal half, and the addition rounds to nearest even.
     if (magnitude < 0x38800000u) return u16(sign | (__float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000u));
     return u16(sign | (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13);
+}
+
+// Tensor cores; device.cuh says who has which elements. value(word, e): element e of the PACKED ones of a word.
+template <int PACKED, class Value>
+inline void emulated_mma(float (&d)[4], const u32 (&mine)[6], Value value, const char* where) {
+    u32 all[32 * 6];
+    emulated_exchange(mine, all, 6, 0xffffffffu, false, where);
+    const u32 lane = emulated_thread->lane, g = lane / 4, t = lane % 4;
+    for (u32 i = 0; i < 4; ++i) {
+        const u32 row = g, column = 2 * t + i % 2, lower = i / 2;
+        for (u32 half = 0; half < 2; ++half)
+            for (u32 k = 0; k < 4; ++k)
+                for (u32 e = 0; e < PACKED; ++e) {
+                    const u32 a = all[(row * 4 + k) * 6 + 2 * half + lower], b = all[(column * 4 + k) * 6 + 4 + half];
+                    d[i] += value(a, e) * value(b, e);
+                }
+    }
+}
+
+inline void mma_half(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    const auto value = [](u32 word, u32 e) { return half_to_float(u16(word >> 16 * e)); };
+    emulated_mma<2>(d, {a0, a1, a2, a3, b0, b1}, value, EMULATED_WHERE("mma_half"));
+}
+
+inline void mma_bfloat16(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    const auto value = [](u32 word, u32 e) { return __uint_as_float((word >> 16 * e) << 16); };
+    emulated_mma<2>(d, {a0, a1, a2, a3, b0, b1}, value, EMULATED_WHERE("mma_bfloat16"));
+}
+
+inline void mma_tf32(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    const auto value = [](u32 word, u32) { return __uint_as_float(word & 0xffffe000u); };  // the rest is not looked at
+    emulated_mma<1>(d, {a0, a1, a2, a3, b0, b1}, value, EMULATED_WHERE("mma_tf32"));
 }
 
 }  // namespace fastrnn
