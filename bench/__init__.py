@@ -3,8 +3,8 @@
 Reading order: ``cases`` (what is timed), ``devices`` (where, and how time is taken there), ``peers`` (who is timed),
 ``worker`` and ``processes`` (one process each), ``contender`` (checked, then timed), ``measure`` (blocks in turn,
 ratios of medians), ``limits`` and ``limits_cuda`` (the machine), ``run`` (one whole run), ``results`` (the file it
-leaves), ``tables``, ``crossover``, ``report``, ``compare`` and ``plots`` (what is made of that file), ``workloads``; apart
-from that, ``kernel_table`` (what CUDA kernels take).
+leaves), ``tables``, ``crossover``, ``report``, ``compare`` and ``plots`` (what is made of that file), ``workloads``;
+apart from that, ``kernel_table`` (what CUDA kernels take).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from fastrnn.cells import Cell
 from .layout import ELEMENTS, runs
 from .units import Shape
 
-__all__ = ["Chip", "Plan", "Policy", "choose", "forced", "plan"]
+__all__ = ["Chip", "Plan", "Policy", "choose", "forced", "persistent_policy", "plan"]
 
 # 32-bit registers of weights a thread may hold: 128 leave no spill in 255 (152 to 230 are used at 64 to 128).
 _WEIGHT_REGISTERS = 128
@@ -73,6 +73,13 @@ def choose(cell: Cell, dtype: str, precision: str, H: int, B: int, steps: int, b
     return _choose(cell.name, dtype, precision, H, B, steps > 1, backward, chip, _forced[-1] if _forced else None)
 
 
+def persistent_policy(
+    cell: Cell, dtype: str, precision: str, H: int, B: int, backward: bool, chip: Chip
+) -> Policy | None:
+    """How the persistent policy would run, if it can, whether or not it is the best."""
+    return _cut(cell.name, dtype, precision, H, B, backward, chip)
+
+
 @functools.lru_cache(maxsize=1024)
 def _choose(
     name: str, dtype: str, precision: str, H: int, B: int, several: bool, backward: bool, chip: Chip, wanted: str | None
@@ -91,35 +98,43 @@ def _choose(
 
 
 def _cut(name: str, dtype: str, precision: str, H: int, B: int, backward: bool, chip: Chip) -> Policy | None:
-    """The persistent kernel with the fewest blocks whose weights fit their registers."""
-    fed, itemsize = [run.count for run in runs(name, "h")], _ITEMSIZE[dtype]
-    words = np.dtype(ELEMENTS[dtype].sums).itemsize // 4
-    tensor = chip.capability >= _TENSOR_CORES and (itemsize == 2 or (dtype, precision) == ("float32", "tf32"))
-    vector = 16 // itemsize
-    if H % vector:
-        vector, tensor = 1, False
-    warps = _THREADS // 32
-    for units in (16, 8) if tensor else (32, 16, 8, 4):
-        blocks = -(-H // units)
-        if tensor:
-            rounds = -(-H // (4 * vector * warps))
-            # Eight registers a round for every 16 outputs; backward has one output a unit, and a depth of all slots.
-            tiles = -(-units // 16) * sum(fed) if backward else sum(-(-count * units // 16) for count in fed)
-            registers = 8 * rounds * tiles
-        else:
-            rounds = -(-H // (_THREADS // units * vector))
-            registers = sum(fed) * rounds * vector * words
-        if registers > _WEIGHT_REGISTERS or blocks > chip.multiprocessors:
-            continue
-        shape = Shape(vector, units, _THREADS, rounds, tensor)
-        shared = warps * shape.rows * (1 if backward else max(fed)) * units * 4 * words
-        if shared > chip.shared_memory:
-            continue
-        columns = max(1, min(chip.multiprocessors // blocks, -(-B // (8 if tensor else 4))))
-        where = "as operands of tensor cores" if tensor else "in registers"
-        why = f"{blocks} blocks of {units} units hold the recurrent weights {where} for all steps"
-        return Policy("persistent", why, shape, blocks, columns, shared)
+    """The persistent kernel with the fewest blocks whose weights fit their registers, by tensor cores if they may."""
+    vector = 16 // _ITEMSIZE[dtype]
+    allowed = _ITEMSIZE[dtype] == 2 or (dtype, precision) == ("float32", "tf32")
+    if allowed and chip.capability >= _TENSOR_CORES and H % vector == 0:
+        for units in (16, 8):
+            found = _fitted(name, dtype, H, B, backward, chip, units, vector, True)
+            if found is not None:
+                return found
+    for units in (32, 16, 8, 4):
+        found = _fitted(name, dtype, H, B, backward, chip, units, vector if H % vector == 0 else 1, False)
+        if found is not None:
+            return found
     return None
+
+
+def _fitted(
+    name: str, dtype: str, H: int, B: int, backward: bool, chip: Chip, units: int, vector: int, tensor: bool
+) -> Policy | None:
+    """The persistent kernel with that many units a block, if it fits the chip."""
+    fed = [run.count for run in runs(name, "h")]
+    words, warps, blocks = np.dtype(ELEMENTS[dtype].sums).itemsize // 4, _THREADS // 32, -(-H // units)
+    if tensor:
+        rounds = -(-H // (4 * vector * warps))
+        # Eight registers a round for every 16 outputs; backward has one output a unit, and a depth of all slots.
+        tiles = -(-units // 16) * sum(fed) if backward else sum(-(-count * units // 16) for count in fed)
+        registers = 8 * rounds * tiles
+    else:
+        rounds = -(-H // (_THREADS // units * vector))
+        registers = sum(fed) * rounds * vector * words
+    shape = Shape(vector, units, _THREADS, rounds, tensor)
+    shared = warps * shape.rows * (1 if backward else max(fed)) * units * 4 * words
+    if registers > _WEIGHT_REGISTERS or blocks > chip.multiprocessors or shared > chip.shared_memory:
+        return None
+    columns = max(1, min(chip.multiprocessors // blocks, -(-B // (8 if tensor else 4))))
+    where = "as operands of tensor cores" if tensor else "in registers"
+    why = f"{blocks} blocks of {units} units hold the recurrent weights {where} for all steps"
+    return Policy("persistent", why, shape, blocks, columns, shared)
 
 
 def plan(

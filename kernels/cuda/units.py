@@ -80,11 +80,30 @@ def dropout(dtype: str) -> str:
     return _unit(None, dtype, ("dropout",), _kernel("apply_mask", STEP_THREADS, "apply_mask<T>"), "MaskArguments")
 
 
-def every_unit() -> Iterator[tuple[str, str, dict[str, int]]]:
-    """Units that calls can ask for, as (label, source, most bytes spilled by kernel)."""
+def every_unit(capability: int = 90) -> Iterator[tuple[str, str, dict[str, int]]]:
+    """Units for a compute capability, as (label, source, most bytes spilled by kernel).
+
+    All that do not depend on sizes, and of persistent kernels those of H = 100, 512 and 1024, which are cut in
+    different ways and hold as much as they can.
+    """
+    from .plan import Chip, persistent_policy
+
+    chip = Chip(132, 227 * 1024, capability)
     for dtype in ELEMENTS:
         yield f"sums {dtype}", sums(dtype), {"sum_rows": 0}
         yield f"dropout {dtype}", dropout(dtype), {"apply_mask": 0}
         for name, cell in CELLS.items():
             kernels = ["enter", "backward", "forward_0"] + ["forward_1", "gate_backward"] * (len(cell.phases) == 2)
             yield f"stepwise {name} {dtype}", stepwise(name, dtype), dict.fromkeys(kernels, 0)
+            found = {}
+            for H in (100, 512, 1024):
+                for precision in ("exact", "tf32") if dtype == "float32" else ("exact",):
+                    for backward in (False, True):
+                        policy = persistent_policy(cell, dtype, precision, H, 16, backward, chip)
+                        if policy is not None:
+                            found[policy.shape, backward] = H
+            for (shape, backward), H in found.items():
+                kernel = "backward" if backward else "forward"
+                tensor = " tensor cores" * shape.tensor
+                label = f"persistent {kernel} {name} {dtype} H={H}{tensor}"
+                yield label, persistent(name, dtype, shape, backward), {kernel: 0}
