@@ -12,6 +12,8 @@ reverse direction: the forward direction starts at t = 0, the reverse direction 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 __all__ = ["Schedule"]
@@ -50,14 +52,14 @@ class Schedule:
         self._seal()
 
     def _seal(self) -> None:
-        self.addresses: tuple[np.ndarray, int] | None = None  # a backend's own note of where the arrays lie
+        self.notes: dict[Any, Any] = {}  # what a backend found out about this schedule, such as where its arrays lie
         self._cut: tuple[int, tuple[Schedule, ...]] | None = None  # the latest ``segments``
         for array in (self.order, self.start, self.lengths, self.active, self.offset):
             array.flags.writeable = False
 
     def __getstate__(self) -> dict[str, object]:
         # A copy's arrays lie elsewhere.
-        return {**self.__dict__, "addresses": None, "_cut": None}
+        return {**self.__dict__, "notes": {}, "_cut": None}
 
     def reversed(self) -> Schedule:
         """The same batch walked from each row's last valid step to its first."""
