@@ -29,8 +29,8 @@ class Plan(NamedTuple):
 class Accumulators(Protocol):
     """Gradients of one layer's parameters, zeros at first, in an order of the backend's own."""
 
-    def add_to(self, arrays: tuple[NDArray[Any] | None, ...]) -> None:
-        """Add into arrays shaped as the parameters are, in the order of ``pack``'s arguments."""
+    def store_in(self, arrays: tuple[NDArray[Any] | None, ...], add: bool) -> None:
+        """Fill, or add to, arrays shaped as the parameters are, in the order of ``pack``'s arguments."""
 
 
 class Stepper(Protocol):
@@ -61,10 +61,12 @@ class Backend(Protocol):
         peephole: NDArray[Any] | None,
         backward: bool = False,
         bf16: bool = False,
+        once: bool = False,
     ) -> Any:
-        """An immutable snapshot of the weights in the kernels' order, with what backward needs if asked for.
+        """A snapshot of the weights in the kernels' order, with what backward needs if asked for.
 
-        bf16: weights, but not biases, rounded to bfloat16; never together with backward.
+        bf16: weights, but not biases, rounded to bfloat16; never together with backward. once: it serves a single
+        tape, so that the backward that consumes the tape may overwrite it. Else it is immutable.
         """
 
     def forward(
@@ -96,8 +98,9 @@ class Backend(Protocol):
         grads: tuple[NDArray[Any] | None, ...] | Accumulators,
         consume: bool = True,
         accumulate_dx: bool = False,
+        accumulate: bool = True,
     ) -> None:
-        """Fill dx (or add to it) and dinitial, add into grads (w_ih, w_hh, ...); overwrite saved if consume."""
+        """Fill dinitial, and fill or add to dx and grads (w_ih, w_hh, ...); overwrite saved if consume."""
 
     def accumulators(self, packed: Any) -> Accumulators:
         """What several calls of backward may add into, to bring the parameters into their own order only once."""

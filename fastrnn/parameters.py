@@ -7,6 +7,7 @@ same layout, so an optimiser may work on two flat arrays.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -19,41 +20,25 @@ from fastrnn.cells import Cell
 __all__ = ["FlatParameters", "Layout", "ParameterDict", "Weights", "initial_values", "read_mapping"]
 
 
-class Weights(NamedTuple):
-    """Parameters, or their gradients, of one layer in one direction: what a backend takes."""
-
-    w_ih: NDArray[Any]  # (G*H, in)
-    w_hh: NDArray[Any]  # (G*H, H)
-    b_ih: NDArray[Any] | None = None  # (G*H,)
-    b_hh: NDArray[Any] | None = None  # (G*H,)
-    peephole: NDArray[Any] | None = None  # (P*H,)
-
-
-# How each field of Weights is called in public: the contract's, which is PyTorch's.
-_PUBLIC = {
-    "w_ih": "weight_ih",
-    "w_hh": "weight_hh",
-    "b_ih": "bias_ih",
-    "b_hh": "bias_hh",
-    "peephole": "weight_peephole",
-}
+# Parameters, or their gradients, of one layer in one direction, as a backend takes them: weight_ih (G*H, in),
+# weight_hh (G*H, H), bias_ih and bias_hh (G*H,), weight_peephole (P*H,); None where there is none.
+Weights = tuple[Any, Any, Any, Any, Any]
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
 
 
 class Entry(NamedTuple):
-    """One parameter: its public name, its shape, its place, and which field of which Weights it is."""
+    """One parameter: its public name, its shape, its place, and which of which Weights it is."""
 
     name: str
     shape: tuple[int, ...]
     start: int
     stop: int
     part: int  # layer * directions + direction
-    field: str
+    kind: str
 
 
 class Layout(tuple[Entry, ...]):
     """The entries of a layer's parameters in the order of the flat buffer."""
-
-    __slots__ = ()
 
     @classmethod
     def of(cls, cell: Cell, input_size: int, hidden_size: int, num_layers: int, directions: int, bias: bool) -> Layout:
@@ -64,14 +49,14 @@ class Layout(tuple[Entry, ...]):
         for index in range(num_layers * directions):
             layer, direction = divmod(index, directions)
             width = input_size if layer == 0 else directions * hidden_size
-            shapes: dict[str, tuple[int, ...]] = {"w_ih": (rows, width), "w_hh": (rows, hidden_size)}
+            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width), "weight_hh": (rows, hidden_size)}
             if bias:
-                shapes |= {"b_ih": (rows,), "b_hh": (rows,)}
+                shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
             if cell.peepholes:
-                shapes["peephole"] = (len(cell.peepholes) * hidden_size,)
-            for field, shape in shapes.items():
-                name = f"{_PUBLIC[field]}_l{layer}{'_reverse' * direction}"
-                entries.append(Entry(name, shape, start, start + math.prod(shape), index, field))
+                shapes["weight_peephole"] = (len(cell.peepholes) * hidden_size,)
+            for kind, shape in shapes.items():
+                name = f"{kind}_l{layer}{'_reverse' * direction}"
+                entries.append(Entry(name, shape, start, start + math.prod(shape), index, kind))
                 start = entries[-1].stop
         return cls(entries)
 
@@ -79,6 +64,27 @@ class Layout(tuple[Entry, ...]):
     def size(self) -> int:
         """Number of scalars of all parameters."""
         return self[-1].stop
+
+    @functools.cached_property
+    def names(self) -> tuple[tuple[str | None, ...], ...]:
+        """The names of all Weights' arrays, by layer * directions + direction."""
+        found: list[dict[str, str]] = [{} for _ in range(self[-1].part + 1)]
+        for entry in self:
+            found[entry.part][entry.kind] = entry.name
+        return tuple([tuple([part.get(kind) for kind in _KINDS]) for part in found])
+
+    @functools.cached_property
+    def _records(self) -> dict[np.dtype[Any], np.dtype[Any]]:
+        return {}
+
+    def record(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """The buffer as one structure with a field a parameter: NumPy's quickest way to views, 0.05 us each."""
+        found = self._records.get(dtype)
+        if found is None:
+            names, shapes, starts = zip(*[(e.name, e.shape, e.start * dtype.itemsize) for e in self], strict=True)
+            formats = [(dtype, shape) for shape in shapes]
+            found = self._records[dtype] = np.dtype({"names": names, "formats": formats, "offsets": starts})
+        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Layout, (tuple(self),)
@@ -111,27 +117,31 @@ class ParameterDict(dict[str, NDArray[Any]]):
 class FlatParameters:
     """A flat buffer and its views: ``weights`` by layer * directions + direction, ``views`` by public name."""
 
-    __slots__ = ("_views", "flat", "layout", "weights")
+    __slots__ = ("_record", "_views", "flat", "layout", "weights")
 
     def __init__(self, layout: Layout, flat: NDArray[Any]) -> None:
         self.layout = layout
         self.flat = flat
-        fields: list[dict[str, NDArray[Any]]] = [{} for _ in range(layout[-1].part + 1)]
-        for _, shape, start, stop, part, field in layout:
-            fields[part][field] = flat[start:stop] if len(shape) == 1 else flat[start:stop].reshape(shape)
-        self.weights = tuple([Weights(**f) for f in fields])
+        record: NDArray[Any] = np.ndarray((), layout.record(flat.dtype), flat)
+        weights: list[Weights] = []
+        for names in layout.names:
+            w_ih, w_hh, b_ih, b_hh, peephole = [None if name is None else record[name] for name in names]
+            weights.append((w_ih, w_hh, b_ih, b_hh, peephole))
+        self.weights = tuple(weights)
+        self._record = record
         self._views: ParameterDict | None = None
 
     @property
     def views(self) -> ParameterDict:
         """Public name -> view, in the flat buffer's order; made when first asked for."""
         if self._views is None:
-            self._views = ParameterDict((e.name, getattr(self.weights[e.part], e.field)) for e in self.layout)
+            self._views = ParameterDict((e.name, self.weights[e.part][_KINDS.index(e.kind)]) for e in self.layout)
         return self._views
 
     def set_writeable(self, writeable: bool) -> None:
         """Make the buffer and every view read-only, or writeable again."""
         self.flat.flags.writeable = writeable
+        self._record.flags.writeable = writeable
         for view in self.views.values():
             view.flags.writeable = writeable
 

@@ -88,6 +88,7 @@ class Recomputing:
         grads: tuple[NDArray[Any] | None, ...],
         consume: bool = True,
         accumulate_dx: bool = False,
+        accumulate: bool = True,
     ) -> None:
         """As ``Backend.backward``; consumes nothing that it could not make again."""
         backend = self.backend
@@ -109,7 +110,7 @@ class Recomputing:
                 cell, packed, tape, x, segment, resets, dy, incoming, dx, dinitial, sums, accumulate_dx=accumulate_dx
             )
             tape = None  # gone before the next one is made
-        sums.add_to(grads)
+        sums.store_in(grads, accumulate)
 
 
 def kernels(device: str, recompute: int) -> Backend | Recomputing:

@@ -286,16 +286,16 @@ class RecurrentLayer:
             asked = checks.weights_storage(weights, self.dtype)
         bf16 = asked and not backward
         if kept is None or asked != kept.bf16:
-            return self._pack(backward, bf16)
+            return self._pack(backward, bf16, once=True)
         # A pack with what backward needs serves forward too, in the same precision.
         packed = kept.packs.get(backward) if kept.bf16 else kept.packs.get(True) or kept.packs.get(backward)
         if packed is None:
-            packed = kept.packs[backward] = self._pack(backward, bf16)
+            packed = kept.packs[backward] = self._pack(backward, bf16, once=False)
         return packed
 
-    def _pack(self, backward: bool, bf16: bool) -> tuple[Any, ...]:
-        pack = load(self.device).pack
-        return tuple([pack(self.cell, *weights, backward=backward, bf16=bf16) for weights in self._parameters.weights])
+    def _pack(self, backward: bool, bf16: bool, once: bool) -> tuple[Any, ...]:
+        pack, cell = load(self.device).pack, self.cell
+        return tuple([pack(cell, *weights, backward, bf16, once) for weights in self._parameters.weights])
 
     def to(self, device: str) -> Self:
         """Move the layer to a device, in place, and return it; views of the old parameters are dead.

@@ -52,15 +52,14 @@ class Schedule:
         self._seal()
 
     def _seal(self) -> None:
-        self.addresses: tuple[np.ndarray, int] | None = None  # the CPU backend's note of where the arrays lie
-        self.on_device: dict[int, Any] = {}  # the CUDA backend's copies, by device
+        self.notes: dict[Any, Any] = {}  # what a backend found out about this schedule, such as where its arrays lie
         self._cut: tuple[int, tuple[Schedule, ...]] | None = None  # the latest ``segments``
         for array in (self.order, self.start, self.lengths, self.active, self.offset):
             array.flags.writeable = False
 
     def __getstate__(self) -> dict[str, object]:
         # A copy's arrays lie elsewhere.
-        return {**self.__dict__, "addresses": None, "on_device": {}, "_cut": None}
+        return {**self.__dict__, "notes": {}, "_cut": None}
 
     def reversed(self) -> Schedule:
         """The same batch walked from each row's last valid step to its first."""

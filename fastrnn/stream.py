@@ -39,7 +39,7 @@ class Stream:
         self._dtype, self._states = layer.dtype, layer.cell.states
         self._num_layers, H = layer.num_layers, layer.hidden_size
         self._shapes = ((B, layer.input_size), (layer.input_size,), (self._num_layers, B, H))
-        initial = self._checked(state)
+        initial = None if state is None else self._checked(state)
         make = load(layer.device).stepper
         packed = layer.packed_weights(backward=False, weights=weights)
         outputs = [np.zeros((B, H), layer.dtype) for _ in packed]
@@ -97,12 +97,12 @@ class Stream:
                 part[chosen] = 0
             stepper.state = parts
 
-    def _checked(self, value: State | None) -> Any:
+    def _checked(self, value: State) -> Any:
         """A state as (L, B, H) arrays; (L, H) counts as one where the batch size is 1, as for unbatched x."""
         shape, what = self._shapes[2], "(num_layers, B, H)"
         if self._batch_size == 1 and _all_unbatched(value):
             parts = checks.states("state", value, self._dtype, self._states, shape[::2], "(num_layers, H)")
-            return None if parts is None else tuple(part[:, None] for part in parts if part is not None)
+            return tuple(part[:, None] for part in parts if part is not None)
         return checks.states("state", value, self._dtype, self._states, shape, what)
 
     def _assign(self, parts: tuple[NDArray[Any], ...]) -> None:

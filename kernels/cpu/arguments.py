@@ -1,13 +1,14 @@
 """From arrays to a kernel's argument block.
 
 What of the block depends only on sizes is worked out once (``Run``). The rest is written by compiled code, which
-reads an array's address and strides in 35 ns; from Python each costs ten times that, and a small call has a dozen.
+reads an array's address and strides from the object; from Python each costs 0.2 us, and a small call has a dozen.
 The block stands at the beginning of the memory that it describes.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 from numba import types
@@ -18,12 +19,12 @@ from fastrnn.sequences import Schedule
 from .column_sums import BLOCK_ROWS
 from .gradients import CHUNK_SCRATCH
 from .jit import inlined, kernel
-from .layout import AHEAD_ROWS, TABLE_BYTES, Layer
-from .memory import address_of, aligned, read_int, write_int
+from .layout import AHEAD_ROWS, TABLE_BYTES, Layer, Template
+from .memory import address_of, aligned, elements, read_int, stride, write_int
 from .packed import Accumulators, Packed, row_bytes, vectors
 from .plan import Plan, plan
 from .simd import VECTOR_BYTES
-from .tags import DTYPES, GROUP, ElementType, Tag
+from .tags import GROUP
 from .threads import BARRIER_BYTES
 
 __all__ = ["Run", "arrange", "arrange_backward", "field", "prepare"]
@@ -43,17 +44,19 @@ def field(name: str) -> int:
 _SCHEDULE, _WEIGHTS, _GRADIENTS = (_BYTES * field(name) for name in ("order", "zero_row", "gradient_bias"))
 _X, _Y, _RESETS = (_BYTES * field(name) for name in ("x", "y", "resets"))
 _H_IN, _C_IN, _H_OUT, _C_OUT = (_BYTES * field(name) for name in ("h_in", "c_in", "h_out", "c_out"))
-_DY, _DX, _ADD_DX = (_BYTES * field(name) for name in ("dy", "dx", "add_dx"))
+_DY, _DX, _ADD_DX, _ADD_SUMS = (_BYTES * field(name) for name in ("dy", "dx", "add_dx", "add_sums"))
 _SCHEDULE_COUNT = 5
-_WEIGHT_COUNT = Packed.fields.stop - Packed.fields.start
-_GRADIENT_COUNT = Accumulators.fields.stop - Accumulators.fields.start
+_WEIGHT_COUNT = field("back_wh2") + 1 - field("zero_row")
+_GRADIENT_COUNT = field("gradient_peephole") + 1 - field("gradient_bias")
+
+# Up to this size a call that keeps nothing leaves its memory for the next: allocating takes 0.5 of its 5 us.
+_SPARE_BYTES = 1 << 16
 
 
 class Run:
     """The part of an argument block that sizes decide, for one kind of call.
 
-    Buffers lie one after the other in a single allocation, behind the block itself; ``template`` (2, fields) has the
-    fields' values, and for those that are offsets into the allocation a 1.
+    Buffers lie one after the other in a single allocation, behind the block itself.
     """
 
     def __init__(
@@ -85,43 +88,57 @@ class Run:
         if keep:
             reserve("dh", B * stride)
             reserve("carry", B * stride)
-        values = offsets | {
+        numbers = {
             "T": T, "B": B, "I": I, "H": H, "U": U, "steps": steps, "total": total, "reverse": reverse, "keep": keep,
             "by_rows": self.plan.by_rows, "ahead": ahead, "state_stride": stride, "scratch_stride": scratch,
         }  # fmt: skip
-        self.template = np.array([[d.get(name, 0) for name in Layer._fields] for d in (values, offsets)], np.int64)
-        self.template[1] = self.template[1] != 0
-        self.address = address_of(self.template)
+        self.offsets = offsets
+        self.template = Template(Layer._fields[0], Layer._fields[-1], numbers, offsets)
+        self._spare: list[tuple[np.ndarray, int]] = []
 
     def allocate(self) -> tuple[np.ndarray, int]:
         """Memory for the block and the buffers, and the address where they start."""
         return aligned(self.size)
+
+    def borrow(self) -> tuple[np.ndarray, int]:
+        """As ``allocate``, for memory that comes back: small pieces are kept for the next call."""
+        try:
+            return self._spare.pop()  # one operation: no two threads get the same piece
+        except IndexError:
+            return aligned(self.size)
+
+    def give_back(self, memory: tuple[np.ndarray, int]) -> None:
+        """Return what ``borrow`` gave."""
+        if self.size <= _SPARE_BYTES:
+            self._spare.append(memory)
 
 
 _run = lru_cache(maxsize=512)(Run)
 
 
 def prepare(packed: Packed, schedule: Schedule, keep: bool, threads: int) -> Run:
-    """What sizes decide about a call."""
-    latest = packed.latest
-    if latest[0] is schedule and latest[1] is keep and latest[2] == threads:
-        return latest[3]
-    T = schedule.T if schedule.clears else 0
-    run = _run(
-        packed.cell.name, packed.dtype, packed.I, packed.H, T, schedule.B, schedule.steps, schedule.total,
-        schedule.reverse, keep, threads, packed.bf16,
-    )  # fmt: skip
-    packed.latest = schedule, keep, threads, run
+    """What sizes decide about a call; kept with the schedule, as calls of one shape follow each other."""
+    layout = packed.layout
+    run = schedule.notes.get((layout, keep, threads))
+    if run is None:
+        T = schedule.T if schedule.clears else 0
+        run = _run(
+            layout.cell.name, layout.dtype, layout.I, layout.H, T, schedule.B, schedule.steps, schedule.total,
+            schedule.reverse, keep, threads, layout.bf16,
+        )  # fmt: skip
+        schedule.notes[layout, keep, threads] = run
     return run
 
 
 def _schedule_address(schedule: Schedule) -> int:
-    """Address of the addresses of a schedule's arrays, in the order of the block; kept with it, to be used again."""
-    if schedule.addresses is None:
+    """Address of the addresses of a schedule's arrays, in the order of the block; kept with it."""
+    found = schedule.notes.get("addresses")
+    if found is None:
         arrays = (schedule.order, schedule.start, schedule.lengths, schedule.active, schedule.offset)
-        found = np.array([address_of(a) for a in arrays], np.int64)
-        schedule.addresses = found, address_of(found)
-    return schedule.addresses[1]
+        addresses = np.array([address_of(a) for a in arrays], np.int64)
+        found = schedule.notes["addresses"] = addresses, address_of(addresses)
+    address: int = found[1]
+    return address
 
 
 @inlined
@@ -131,30 +148,27 @@ def _copy(source, target, count):
 
 
 @inlined
-def _place(block, template):
-    """The fields that sizes decide, for memory that begins at ``block``."""
-    for i in range(_FIELDS):
-        value, relative = read_int(template + i * _BYTES), read_int(template + (_FIELDS + i) * _BYTES)
-        write_int(block + i * _BYTES, value + relative * block)
+def _place(target, template, count, memory):
+    """The fields of a ``Template`` for what lies at ``memory``."""
+    for i in range(count):
+        value, times = read_int(template + i * _BYTES), read_int(template + (count + i) * _BYTES)
+        write_int(target + i * _BYTES, value + times * memory)
 
 
 @inlined
 def _put(at, array, strides):
-    """Address and the first strides of an array; an empty one counts as absent."""
-    if array.size > 0:
-        write_int(at, array.ctypes.data)
-    else:
-        write_int(at, 0)
+    """Address and the first strides of an array."""
+    write_int(at, elements(array))
     for axis in range(strides):
-        write_int(at + (1 + axis) * _BYTES, array.strides[axis])
+        write_int(at + (1 + axis) * _BYTES, stride(array, axis))
 
 
 @inlined
-def _put_common(block, template, schedule, weights, x, resets, h_in, c_in, h_out, c_out):
+def _put_common(block, template, schedule, weights, packed, x, resets, h_in, c_in, h_out, c_out):
     """What both directions have: sizes and buffers, the schedule, the weights, x, and the states at both ends."""
-    _place(block, template)
+    _place(block, template, _FIELDS, block)
     _copy(schedule, block + _SCHEDULE, _SCHEDULE_COUNT)
-    _copy(weights, block + _WEIGHTS, _WEIGHT_COUNT)
+    _place(block + _WEIGHTS, weights, _WEIGHT_COUNT, packed)
     _put(block + _X, x, 2)
     _put(block + _RESETS, resets, 2)
     _put(block + _H_IN, h_in, 1)
@@ -164,45 +178,34 @@ def _put_common(block, template, schedule, weights, x, resets, h_in, c_in, h_out
 
 
 @kernel
-def _arrange(_like, block, template, schedule, weights, x, y, resets, h_in, c_in, h_out, c_out):
-    _put_common(block, template, schedule, weights, x, resets, h_in, c_in, h_out, c_out)
+def _arrange(block, template, schedule, weights, packed, x, y, resets, h_in, c_in, h_out, c_out):
+    _put_common(block, template, schedule, weights, packed, x, resets, h_in, c_in, h_out, c_out)
     _put(block + _Y, y, 2)
 
 
 @kernel
-def _arrange_backward(_like, block, template, schedule, weights, gradients, add_dx, x, resets, dy, dx, h, c, h0, c0):
-    _put_common(block, template, schedule, weights, x, resets, h, c, h0, c0)
-    _copy(gradients, block + _GRADIENTS, _GRADIENT_COUNT)
+def _arrange_backward(
+    block, template, schedule, weights, packed, gradients, sums, add_sums, add_dx, x, resets, dy, dx, h, c, h0, c0
+):
+    _put_common(block, template, schedule, weights, packed, x, resets, h, c, h0, c0)
+    _place(block + _GRADIENTS, gradients, _GRADIENT_COUNT, sums)
     write_int(block + _ADD_DX, add_dx)
+    write_int(block + _ADD_SUMS, add_sums)
     _put(block + _DY, dy, 2)
     _put(block + _DX, dx, 2)
 
 
-class _Arranger:
-    """The compiled functions of one dtype, and what stands in for absent arrays."""
-
-    def __init__(self, dtype: str) -> None:
-        kind = DTYPES[dtype]
-        self.tag = Tag(ElementType(kind))
-        sequence, state = types.Array(kind, 3, "A"), types.Array(kind, 2, "A")
-        flags = types.Array(types.boolean, 2, "A")
-        integers, ends = [types.intp] * 4, [state] * 4
-        self.forward = _arrange.entry_point(self.tag.type, *integers, sequence, sequence, flags, *ends)
-        self.backward = _arrange_backward.entry_point(
-            self.tag.type, *integers, types.intp, types.intp, sequence, flags, sequence, sequence, *ends
-        )
-        self.no_sequence, self.no_state = np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype)
-        self.no_flags = np.empty((0, 0), np.bool_)
-
-    def pair(self, arrays: tuple[np.ndarray | None, ...] | None) -> tuple[np.ndarray, np.ndarray]:
-        """h and c of a state, whichever exist."""
-        if arrays is None:
-            return self.no_state, self.no_state
-        h, c = arrays if len(arrays) == 2 else (arrays[0], None)
-        return self.no_state if h is None else h, self.no_state if c is None else c
+@cache
+def _entry(kernel: Any) -> Any:
+    return kernel.entry_point(*[types.intp] * kernel.function.__code__.co_argcount)
 
 
-_arranger = lru_cache(maxsize=None)(_Arranger)
+def _pair(arrays: tuple[np.ndarray | None, ...] | None) -> tuple[int, int]:
+    """h and c of a state, as kernels take arrays; 0 for what is absent."""
+    if arrays is None:
+        return 0, 0
+    h, c = arrays if len(arrays) == 2 else (arrays[0], None)
+    return 0 if h is None else id(h), 0 if c is None else id(c)
 
 
 def arrange(
@@ -211,11 +214,12 @@ def arrange(
     state: tuple[np.ndarray | None, ...] | None, final: tuple[np.ndarray, ...] | None,
 ) -> None:  # fmt: skip
     """Write the argument block of a forward call at ``base``."""
-    a = _arranger(packed.dtype)
-    a.forward(
-        a.tag, base, run.address, _schedule_address(schedule), packed.address,
-        a.no_sequence if x is None else x, a.no_sequence if y is None else y, a.no_flags if resets is None else resets,
-        *a.pair(state), *a.pair(final),
+    h_in, c_in = _pair(state)
+    h_out, c_out = _pair(final)
+    _entry(_arrange)(
+        base, run.template.address, _schedule_address(schedule), packed.layout.weights.address, packed.base,
+        0 if x is None else id(x), 0 if y is None else id(y), 0 if resets is None else id(resets),
+        h_in, c_in, h_out, c_out,
     )  # fmt: skip
 
 
@@ -225,9 +229,10 @@ def arrange_backward(
     dfinal: tuple[np.ndarray | None, ...] | None, dinitial: tuple[np.ndarray, ...],
 ) -> None:  # fmt: skip
     """Write the argument block of a backward call at ``base``, over that of the forward call."""
-    a = _arranger(packed.dtype)
-    a.backward(
-        a.tag, base, run.address, _schedule_address(schedule), packed.address, address_of(sums.addresses), add_dx,
-        x, a.no_flags if resets is None else resets, a.no_sequence if dy is None else dy,
-        a.no_sequence if dx is None else dx, *a.pair(dfinal), *a.pair(dinitial),
+    h, c = _pair(dfinal)
+    h0, c0 = _pair(dinitial)
+    _entry(_arrange_backward)(
+        base, run.template.address, _schedule_address(schedule), packed.layout.weights.address, packed.base,
+        sums.layout.sums.address, sums.base, sums.summed, add_dx, id(x), 0 if resets is None else id(resets),
+        0 if dy is None else id(dy), 0 if dx is None else id(dx), h, c, h0, c0,
     )  # fmt: skip

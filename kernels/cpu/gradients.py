@@ -22,7 +22,7 @@ from .layout import (
     unit_share,
 )
 from .memory import read, read_int, write_int
-from .simd import add_into, fill, fma, load
+from .simd import fill, fma, load, store
 from .tags import (
     GROUP,
     compiled_where,
@@ -88,7 +88,7 @@ def fill_dz(phase, tables, slab, ahead, U, u, count):
 
 
 @compiled_where(lambda phase: bool(phase.cell.peepholes))
-def add_peephole_gradients(phase, out, stride, tables, u, count):
+def add_peephole_gradients(phase, out, stride, tables, u, count, add):
     """dp += sum over rows of dz * c, for one unit vector: c before the step, or after it for the output gate."""
     zero = fill(phase, 0.0)
     for gate in range(len(peephole_slots(phase))):
@@ -101,12 +101,15 @@ def add_peephole_gradients(phase, out, stride, tables, u, count):
             dz = load(phase, read_int(_entry(tables, _DZ, k)) + slot)
             c = load(phase, read_int(_entry(tables, cells, k)) + u * vector_bytes(phase))
             total = fma(dz, c, total)
-        add_into(total, out + gate * stride + u * vector_bytes(phase))
+        here = out + gate * stride + u * vector_bytes(phase)
+        if add:
+            total = load(phase, here) + total
+        store(total, here)
 
 
 @helper
-def add_chunk(phase, a, tables, u_first, u_last, count):
-    """Add a chunk's share to the gradients of a zone's panels in [u_first, u_last)."""
+def add_chunk(phase, a, tables, u_first, u_last, count, add):
+    """A chunk's share of the gradients of a zone's panels in [u_first, u_last): added, or the first that is there."""
     v = read(Layer, a)
     slab, dwx, dwh, bias, operands = v.slab, v.gradient_wx, v.gradient_wh, v.gradient_bias, _H
     if two_phases(phase) and is_last(phase):
@@ -120,30 +123,30 @@ def add_chunk(phase, a, tables, u_first, u_last, count):
         tiles, i = (v.I + x_rows(phase) - 1) // x_rows(phase), 0
         for tile in range(tiles):
             m = (v.I - i + tiles - tile - 1) // (tiles - tile)
-            outer_x(phase, m, out + i * x_row, _entry(tables, _X, 0), i * element_bytes(phase), dz, 0, count)
+            outer_x(phase, m, out + i * x_row, _entry(tables, _X, 0), i * element_bytes(phase), dz, 0, count, add)
             i += m
         out = dwh + u // units(phase) * h_row * v.H
         tiles, i = (v.H + h_rows(phase) - 1) // h_rows(phase), 0
         for tile in range(tiles):
             m = (v.H - i + tiles - tile - 1) // (tiles - tile)
-            outer_h(phase, m, out + i * h_row, _entry(tables, operands, 0), i * element_bytes(phase), dz, 0, count)
+            outer_h(phase, m, out + i * h_row, _entry(tables, operands, 0), i * element_bytes(phase), dz, 0, count, add)
             i += m
-        outer_all(phase, bias + u * slots(phase) * vector_bytes(phase), _entry(tables, _ONE, 0), dz, count)
-        add_peephole_gradients(phase, v.gradient_peephole, v.state_stride, tables, u, count)
+        outer_all(phase, bias + u * slots(phase) * vector_bytes(phase), _entry(tables, _ONE, 0), dz, count, add)
+        add_peephole_gradients(phase, v.gradient_peephole, v.state_stride, tables, u, count, add)
 
 
 @helper
-def add_chunk_zones(full, tail, a, tables, u_first, u_last, count):
+def add_chunk_zones(full, tail, a, tables, u_first, u_last, count, add):
     """``add_chunk`` over a thread's hidden units, in both zones."""
     end = full_units(full, read(Layer, a).U)
-    add_chunk(full, a, tables, u_first, min(u_last, end), count)
+    add_chunk(full, a, tables, u_first, min(u_last, end), count, add)
     if units(full) > 1:
-        add_chunk(tail, a, tables, max(u_first, end), u_last, count)
+        add_chunk(tail, a, tables, max(u_first, end), u_last, count, add)
 
 
 @helper
 def gradients_share(cell, a, w, n):
-    """Thread w of n: all rows, for its hidden units. The gradients' buffers start as zeros."""
+    """Thread w of n: all rows, for its hidden units."""
     v = read(Layer, a)
     tables = v.scratch + w * v.scratch_stride
     grain = 1
@@ -154,9 +157,10 @@ def gradients_share(cell, a, w, n):
     for begin in range(0, v.total, _CHUNK):
         count = min(_CHUNK, v.total - begin)
         s, r = fill_chunk(a, tables, s, r, count)
-        add_chunk_zones(panel(cell, 0, 1), panel(cell, 0, 0), a, tables, u_first, u_last, count)
+        add = v.add_sums or begin > 0
+        add_chunk_zones(panel(cell, 0, 1), panel(cell, 0, 0), a, tables, u_first, u_last, count, add)
         if two_phases(cell):
-            add_chunk_zones(panel(cell, 1, 1), panel(cell, 1, 0), a, tables, u_first, u_last, count)
+            add_chunk_zones(panel(cell, 1, 1), panel(cell, 1, 0), a, tables, u_first, u_last, count, add)
 
 
 gradients_job = job(gradients_share)

@@ -17,7 +17,7 @@ from .backward import backward as backward_kernel
 from .forward import forward as forward_kernel
 from .gradients import gradients as gradients_kernel
 from .memory import Addressed, address_of
-from .packed import Accumulators, Packed
+from .packed import Accumulators, Packed, PackedLayout
 from .plan import Plan
 from .tags import DTYPES, CellType, Tag
 from .threads import get_num_threads, mailboxes
@@ -31,16 +31,16 @@ def _entry(kernel: Any, name: str, dtype: str, bf16: bool) -> tuple[Any, Tag]:
     return kernel.entry_point(tag.type, types.intp, types.intp, types.intp), tag
 
 
-def launcher(kernel: Any, packed: Packed) -> tuple[Any, Tag]:
+def launcher(kernel: Any, layout: PackedLayout) -> tuple[Any, Tag]:
     """The compiled kernel for a layer's cell and dtype, and its first argument."""
-    found = packed.launchers.get(kernel)
+    found = layout.launchers.get(kernel)
     if found is None:
-        found = packed.launchers[kernel] = _entry(kernel, packed.cell.name, packed.dtype, packed.bf16)
+        found = layout.launchers[kernel] = _entry(kernel, layout.cell.name, layout.dtype, layout.bf16)
     return found
 
 
-def _launch(kernel: Any, packed: Packed, block: int, threads: int) -> None:
-    entry, tag = launcher(kernel, packed)
+def _launch(kernel: Any, layout: PackedLayout, block: int, threads: int) -> None:
+    entry, tag = launcher(kernel, layout)
     entry(tag, block, mailboxes(threads), threads)
 
 
@@ -53,15 +53,17 @@ def pack(
     peephole: np.ndarray | None,
     backward: bool = False,
     bf16: bool = False,
+    once: bool = False,
 ) -> Packed:
     """Pack one direction's parameters, in PyTorch's layout, C-contiguous, of one dtype; copies everything.
 
     bf16: round the weights, not the biases, to bfloat16: half the bytes to read at every step. Not for backward.
+    once: for a single tape, whose backward may keep its sums in place of what forward alone reads.
     """
-    return Packed(cell, (w_ih, w_hh, b_ih, b_hh, peephole), backward, bf16)
+    return Packed(cell, (w_ih, w_hh, b_ih, b_hh, peephole), backward, bf16, once)
 
 
-@dataclass
+@dataclass(slots=True)
 class Saved(Addressed):
     """What forward keeps for backward: activations, over which backward writes dz, and the states."""
 
@@ -95,10 +97,14 @@ def forward(
 ) -> Saved | None:
     """Run forward over a (T, B, I) batch; fills ``y`` (zeros past a row's length) and ``final``."""
     run = prepare(packed, schedule, keep, get_num_threads())
-    memory, base = run.allocate()
+    memory = run.allocate() if keep else run.borrow()
+    base = memory[1]
     arrange(run, base, packed, schedule, x, y, resets, state, final)
-    _launch(forward_kernel, packed, base, run.plan.threads)
-    return Saved(memory, base, run) if keep else None
+    _launch(forward_kernel, packed.layout, base, run.plan.threads)
+    if keep:
+        return Saved(*memory, run)
+    run.give_back(memory)
+    return None
 
 
 def backward(
@@ -115,14 +121,18 @@ def backward(
     grads: tuple[np.ndarray | None, ...] | Accumulators,
     consume: bool = True,
     accumulate_dx: bool = False,
+    accumulate: bool = True,
 ) -> None:
-    """Run backward; fills ``dinitial`` and ``dx`` (or adds to it), and adds into ``grads`` (w_ih, w_hh, ...)."""
+    """Run backward; fills ``dinitial``, and fills or adds to ``dx`` and ``grads`` (w_ih, w_hh, ...)."""
     if not consume:
         saved = saved.copy()
     run = saved.run
-    sums = grads if isinstance(grads, Accumulators) else Accumulators(packed)
+    sums = grads if isinstance(grads, Accumulators) else Accumulators(packed, in_place=consume and packed.once)
+    if not (schedule.total or sums.summed):
+        sums.clear()
     arrange_backward(run, saved.base, packed, schedule, sums, x, resets, dy, dx, accumulate_dx, dfinal, dinitial)
-    _launch(backward_kernel, packed, saved.base, run.plan.threads)
-    _launch(gradients_kernel, packed, saved.base, min(run.plan.threads, packed.U))
+    _launch(backward_kernel, packed.layout, saved.base, run.plan.threads)
+    _launch(gradients_kernel, packed.layout, saved.base, min(run.plan.threads, packed.layout.U))
+    sums.summed = True
     if not isinstance(grads, Accumulators):
-        sums.add_to(grads)
+        sums.store_in(grads, accumulate)

@@ -19,16 +19,17 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from .jit import helper, inlined
-from .memory import read, read_byte, read_int, write_int
+from .memory import address_of, read, read_byte, read_int, write_int
 from .simd import VECTOR_BYTES, Vector, lanes, load_at, store_at
 from .tags import GROUP, h_slots, panel, slots, units, vector_bytes, x_slots
 
-__all__ = ["AHEAD_ROWS", "TABLE_BYTES", "Layer", "Table"]
+__all__ = ["AHEAD_ROWS", "TABLE_BYTES", "Layer", "Table", "Template"]
 
 
 class Layer(NamedTuple):
@@ -105,6 +106,7 @@ class Layer(NamedTuple):
     dx_time: int
     dx_batch: int
     add_dx: int
+    add_sums: int  # the sums that become the parameters' gradients already hold some
     dh: int
     carry: int
     gradient_bias: int
@@ -114,6 +116,18 @@ class Layer(NamedTuple):
     gradient_wx2: int
     gradient_wh2: int
     gradient_peephole: int
+
+
+class Template:
+    """A run of the argument block's fields: numbers, and offsets that become addresses in one piece of memory."""
+
+    def __init__(self, first: str, last: str, numbers: dict[str, int], offsets: dict[str, int]) -> None:
+        names = Layer._fields[Layer._fields.index(first) : Layer._fields.index(last) + 1]
+        # A column a field: its number or offset, and how often the memory's address is added.
+        self.table = np.array(
+            [[(numbers | offsets).get(name, 0) for name in names], [name in offsets for name in names]], np.int64
+        )
+        self.address = address_of(self.table)
 
 
 class Table(IntEnum):

@@ -1,7 +1,7 @@
 """A layer's parameters as the kernels read them, and its gradients on the way back: one piece of memory each.
 
-What goes where depends only on the cell, the dtype and the sizes, so it is worked out once (``_Map``); packing
-then fills in addresses and runs one kernel.
+What goes where depends only on the cell, the dtype and the sizes, so it is worked out once (``PackedLayout``);
+packing then fills in addresses and runs one kernel.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numba import types
 
 from fastrnn.cells import CELLS, Cell
 
-from .layout import Layer
+from .layout import Template
 from .memory import Addressed, address_of, aligned
 from .packing import BATCH_BYTES, SOURCES, Kind, Record, fed_gates, move
 from .simd import VECTOR_BYTES
 from .tags import DTYPES, ElementType, Tag, panel_units, weights_vector_bytes
 from .threads import get_num_threads, mailboxes
 
-__all__ = ["Accumulators", "Packed", "accumulators", "row_bytes", "vectors"]
+__all__ = ["Accumulators", "Packed", "PackedLayout", "accumulators", "row_bytes", "vectors"]
 
 _NAMES = {np.dtype(name).char: name for name in DTYPES}  # dtype.name takes a microsecond
 
@@ -40,180 +40,179 @@ def row_bytes(U: int) -> int:
     return size + VECTOR_BYTES if size % 2048 == 0 else size
 
 
-class _Map:
-    """Where the packed parameters of one cell, dtype and size lie, and the records that fill or empty them."""
+class PackedLayout:
+    """Where the packed parameters of one cell, dtype and size lie, and the records that fill or empty them.
+
+    The first ``sums_size`` bytes are what forward reads and backward does not; the gradients' sums have the same places
+    in as many bytes. ``launchers``: a backend's own note of compiled kernels.
+    """
 
     def __init__(
-        self, name: str, dtype: str, I: int, H: int, backward: bool, has_bias: bool, bf16: bool = False
+        self, name: str, dtype: str, I: int, H: int, has_bias: bool, backward: bool, bf16: bool = False
     ) -> None:
         self.cell, self.dtype, self.bf16 = CELLS[name], dtype, bf16
-        weight_bytes = weights_vector_bytes(bf16)
-        self.H, self.U = H, vectors(H, dtype)
-        self.stride = row_bytes(self.U)
+        self.I, self.H, self.U = I, H, vectors(H, dtype)
+        self.state_stride = row_bytes(self.U)
         self.size = 0
-        self.place: dict[str, int] = {}
+        self.launchers: dict[Any, tuple[Any, Any]] = {}
+        self._weights: dict[str, int] = {}  # offsets by name
+        self._sums: dict[str, int] = {}
         self._packing: list[Record] = []
         self._unpacking: list[Record] = []
-        self.keep_alive: list[np.ndarray] = []
-        for index, phase in enumerate(self.cell.phases):
-            number = "2" if index else ""
-            P = panel_units(phase)
-            for side, K in (("x", I), ("h", H)):
-                gates = self._address(fed_gates(self.cell, getattr(phase, side)))
-                F = sum(gate is not None for gate in getattr(phase, side))
-                common = {"gates": gates, "H": H, "K": K, "U": self.U, "F": F, "P": P}
-                weight = "w_ih" if side == "x" else "w_hh"
-                at = self._reserve(f"w{side}{number}", self.U * F * K * weight_bytes)
-                self._record(weight, at, Kind.PACK_PANELS, Kind.UNPACK_PANELS, common)
-                if backward:
-                    columns = vectors(K, dtype)
-                    at = self._reserve(f"back_w{side}{number}", self.U * F * columns * VECTOR_BYTES * self._lanes)
-                    self._record(weight, at, Kind.PACK_COLUMNS, None, common)
-            S = len(phase.slots)
-            at = self._reserve(f"bias{number}", self.U * S * VECTOR_BYTES)
-            if has_bias:
-                for bias, fed, kind in (("b_ih", phase.x, Kind.PACK_VECTORS), ("b_hh", phase.h, Kind.ADD_VECTORS)):
-                    gates = self._address(fed_gates(self.cell, fed, all_slots=True))
-                    common = {"gates": gates, "H": H, "K": 0, "U": self.U, "F": S, "P": P}
-                    self._record(bias, at, kind, Kind.UNPACK_VECTORS, common)
+        self._keep_alive: list[np.ndarray] = []
+        self._place_panels()
+        self._place_biases(has_bias)
         if self.cell.peepholes:
-            count = len(self.cell.peepholes)
-            at = self._reserve("peephole", count * self.stride)
-            gates = self._address(np.arange(count, dtype=np.int64))
-            common = {"gates": gates, "H": H, "K": self.stride, "U": self.U, "F": count, "P": 0}
-            self._record("peephole", at, Kind.PACK_VECTORS, Kind.UNPACK_VECTORS, common)
-        self.batch = self._reserve("batch", BATCH_BYTES + 8 * len(SOURCES))
-        tables = [np.array(records, np.int64) for records in (self._packing, self._unpacking)]
-        self.records = [(self._address(table), len(table)) for table in tables]
-        self._map_fields()
+            self._sums["peephole"] = self._peepholes(self._unpacking, Kind.UNPACK_VECTORS)
+        self.batch = self._reserve(BATCH_BYTES + 8 * len(SOURCES))
+        self.sums_size = self.size
+        if self.cell.peepholes:
+            self._weights["peephole"] = self._peepholes(self._packing, Kind.PACK_VECTORS)
+        if backward:
+            self._place_columns()
+        self.pack_records, self.unpack_records = map(self._table, (self._packing, self._unpacking))
+        self._make_templates()
+        tag = Tag(ElementType(DTYPES[dtype], bf16))
+        self._mover = move.entry_point(tag.type, *[types.intp] * 12), tag
 
-    def _map_fields(self) -> None:
-        """Which fields of an argument block hold which offset: of the weights, and of their gradients."""
-        single = len(self.cell.phases) == 1  # then the last phase is the first
-        offsets = dict(self.place)
-        if single:
-            offsets |= {
-                f"{name}2": offsets[name] for name in ("bias", "wx", "wh", "back_wx", "back_wh") if name in offsets
-            }
-        self.weights = _Fields("zero_row", "back_wh2", offsets)
-        self.gradients = _Fields(
-            "gradient_bias", "gradient_peephole", {f"gradient_{name}": at for name, at in self.place.items()}
-        )
+    def _make_templates(self) -> None:
+        """The fields of an argument block for the weights, and for the sums of their gradients."""
+        weights = dict(self._weights)
+        if len(self.cell.phases) == 1:  # then the last phase is the first
+            weights |= {f"{name}2": at for name, at in weights.items() if name != "peephole"}
+        # The zero row also stands in for rows of dy.
+        zeros, one = np.zeros(self.state_stride, np.uint8), np.ones(1, self.dtype)
+        numbers = {"zero_row": self._address(zeros), "ones": self._address(one)}
+        self.weights = Template("zero_row", "back_wh2", numbers, weights)
+        sums = {f"gradient_{name}": at for name, at in self._sums.items()}
+        self.sums = Template("gradient_bias", "gradient_peephole", {}, sums)
 
-    @property
-    def _lanes(self) -> int:
-        return VECTOR_BYTES // np.dtype(self.dtype).itemsize
+    def _place_panels(self) -> None:
+        for number, side, weight, common in self._matrices():
+            size = self.U * common["F"] * common["K"] * weights_vector_bytes(self.bf16)
+            at = self._weights[f"w{side}{number}"] = self._sums[f"w{side}{number}"] = self._reserve(size)
+            self._packing.append(self._record(Kind.PACK_PANELS, weight, at, common))
+            self._unpacking.append(self._record(Kind.UNPACK_PANELS, weight, at, common))
+
+    def _place_columns(self) -> None:
+        lanes = VECTOR_BYTES // np.dtype(self.dtype).itemsize
+        for number, side, weight, common in self._matrices():
+            size = self.U * common["F"] * lanes * vectors(common["K"], self.dtype) * VECTOR_BYTES
+            at = self._weights[f"back_w{side}{number}"] = self._reserve(size)
+            self._packing.append(self._record(Kind.PACK_COLUMNS, weight, at, common))
+
+    def _matrices(self) -> list[tuple[str, str, str, dict[str, int]]]:
+        """Number of the phase as the fields have it, side, source and sizes of every phase's two matrices."""
+        found = []
+        for index, phase in enumerate(self.cell.phases):
+            for side, source, K in (("x", "w_ih", self.I), ("h", "w_hh", self.H)):
+                fed = getattr(phase, side)
+                gates = self._address(fed_gates(self.cell, fed))
+                F = sum(gate is not None for gate in fed)
+                common = {"gates": gates, "H": self.H, "K": K, "U": self.U, "F": F, "P": panel_units(phase)}
+                found.append(("2" if index else "", side, source, common))
+        return found
+
+    def _place_biases(self, exist: bool) -> None:
+        for index, phase in enumerate(self.cell.phases):
+            name, F = "bias2" if index else "bias", len(phase.slots)
+            at = self._weights[name] = self._sums[name] = self._reserve(self.U * F * VECTOR_BYTES)
+            for source, fed, kind in (("b_ih", phase.x, Kind.PACK_VECTORS), ("b_hh", phase.h, Kind.ADD_VECTORS)):
+                gates = fed_gates(self.cell, fed, all_slots=True)
+                if not exist:
+                    gates[:] = -1  # zeros
+                common = {"gates": self._address(gates), "H": self.H, "K": 0, "U": self.U, "F": F}
+                common["P"] = panel_units(phase)
+                self._packing.append(self._record(kind, source, at, common))
+                self._unpacking.append(self._record(Kind.UNPACK_VECTORS, source, at, common))
+
+    def _peepholes(self, records: list[Record], kind: Kind) -> int:
+        F, stride = len(self.cell.peepholes), self.state_stride
+        at = self._reserve(F * stride)
+        gates = self._address(np.arange(F, dtype=np.int64))
+        common = {"gates": gates, "H": self.H, "K": stride, "U": self.U, "F": F, "P": 0}
+        records.append(self._record(kind, "peephole", at, common))
+        return at
+
+    def _record(self, kind: Kind, source: str, at: int, common: dict[str, int]) -> Record:
+        return Record(kind=int(kind), source=SOURCES.index(source), packed=at, **common)
+
+    def _table(self, records: list[Record]) -> tuple[int, int]:
+        return self._address(np.array(records, np.int64)), len(records)
 
     def _address(self, array: np.ndarray) -> int:
-        self.keep_alive.append(array)
+        self._keep_alive.append(array)
         return address_of(array)
 
-    def _reserve(self, name: str, size: int) -> int:
-        self.place[name] = self.size
+    def _reserve(self, size: int) -> int:
+        at = self.size
         self.size += -(-size // 64) * 64
-        return self.place[name]
+        return at
 
-    def _record(self, source: str, at: int, pack: Kind, unpack: Kind | None, common: dict[str, int]) -> None:
-        record = Record(kind=int(pack), source=SOURCES.index(source), packed=at, **common)
-        self._packing.append(record)
-        if unpack is not None:
-            self._unpacking.append(record._replace(kind=int(unpack)))
-
-
-class _Fields:
-    """A run of fields of the argument block, some of which are addresses in one piece of memory."""
-
-    def __init__(self, first: str, last: str, offsets: dict[str, int]) -> None:
-        names = Layer._fields[Layer._fields.index(first) : Layer._fields.index(last) + 1]
-        self.present = np.array([name in offsets for name in names], np.int64)
-        self.offsets = np.array([offsets.get(name, 0) for name in names], np.int64)
-
-    def at(self, base: int) -> np.ndarray:
-        """The addresses for memory at ``base``; 0 where a field is absent."""
-        addresses: np.ndarray = self.present * base
-        addresses += self.offsets
-        return addresses
+    def move(
+        self, records: tuple[int, int], base: int, arrays: tuple[np.ndarray | None, ...], add: bool = False
+    ) -> None:
+        """Bring ``arrays``, in the order of ``SOURCES``, into the packed memory at ``base``, or that into them."""
+        entry, tag = self._mover
+        w_ih, w_hh, b_ih, b_hh, peephole = arrays
+        threads = get_num_threads() if self.size > _SMALLEST_SHARED else 1
+        entry(
+            tag, base + self.batch, *records, base, add, id(w_ih), id(w_hh), 0 if b_ih is None else id(b_ih),
+            0 if b_hh is None else id(b_hh), 0 if peephole is None else id(peephole), mailboxes(threads), threads,
+        )  # fmt: skip
 
 
-_map = lru_cache(maxsize=256)(_Map)
-
-
-@lru_cache(maxsize=64)
-def _entry(dtype: str, bf16: bool) -> tuple[Any, Tag]:
-    tag = Tag(ElementType(DTYPES[dtype], bf16))
-    return move.entry_point(tag.type, *[types.intp] * 11), tag
-
-
-def _move(layout: _Map, unpack: bool, base: int, arrays: tuple[np.ndarray | None, ...]) -> None:
-    """Bring ``arrays``, in the order of ``SOURCES``, into the packed memory at ``base``; or add that to them."""
-    address, count = layout.records[unpack]
-    w_ih, w_hh, b_ih, b_hh, peephole = arrays
-    threads = get_num_threads() if layout.size > _SMALLEST_SHARED else 1
-    entry, tag = _entry(layout.dtype, layout.bf16)
-    entry(
-        tag, base + layout.batch, address, count, base, address_of(w_ih), address_of(w_hh), address_of(b_ih),
-        address_of(b_hh), address_of(peephole), mailboxes(threads), threads,
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=64)
-def _constants(dtype: str, size: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """A row of zeros and a one, and the addresses of both, in the order of the argument block."""
-    zeros, one = np.zeros(size // np.dtype(dtype).itemsize, dtype), np.ones(1, dtype)
-    return zeros, one, (address_of(zeros), address_of(one))
+_layout = lru_cache(maxsize=256)(PackedLayout)
 
 
 class Packed(Addressed):
-    """An immutable snapshot of one direction's parameters.
+    """A snapshot of one direction's parameters.
 
-    Attributes: cell, dtype, bf16 (how weights are stored), I, H, U (vectors of hidden units), state_stride (bytes of
-    a state row), and ``addresses``, what belongs in the parameters' part of a kernel's argument block
-    (``Packed.fields``), which itself lies at ``address``.
+    Attributes: ``layout``, ``base``, the address of the memory that is laid out so, and ``once``: the snapshot is for a
+    single backward that consumes its tape, and may keep the sums of gradients in place of what forward alone reads.
     """
 
-    fields = slice(Layer._fields.index("zero_row"), Layer._fields.index("back_wh2") + 1)
+    __slots__ = ("base", "layout", "memory", "once")
 
     def __init__(
-        self, cell: Cell, parameters: tuple[np.ndarray | None, ...], backward: bool, bf16: bool = False
+        self,
+        cell: Cell,
+        parameters: tuple[np.ndarray | None, ...],
+        backward: bool,
+        bf16: bool = False,
+        once: bool = False,
     ) -> None:
         w_ih, w_hh, b_ih, *_ = parameters
         assert w_ih is not None and w_hh is not None
-        self.cell, self.dtype = cell, _NAMES[w_ih.dtype.char]
-        self.I, self.H = w_ih.shape[1], w_hh.shape[1]
-        self.has_bias = b_ih is not None
-        self.bf16 = bf16
-        layout = _map(cell.name, self.dtype, self.I, self.H, backward, self.has_bias, bf16)
-        self.U, self.state_stride = layout.U, layout.stride
-        self._memory, base = aligned(layout.size)
-        if not self.has_bias:
-            self._memory[:] = 0
-        _move(layout, False, base, parameters)
-        # The zero row also stands in for rows of dy.
-        self._zeros, self._one, constants = _constants(self.dtype, self.state_stride)
-        self.addresses = layout.weights.at(base)
-        self.addresses[:2] = constants
-        self.address = address_of(self.addresses)
-        # What a backend's call found out last; calls of one shape follow each other.
-        self.latest: tuple[Any, ...] = (None,)
-        self.launchers: dict[Any, tuple[Any, Any]] = {}
+        I, H, dtype = w_ih.shape[1], w_hh.shape[1], _NAMES[w_ih.dtype.char]
+        self.layout = _layout(cell.name, dtype, I, H, b_ih is not None, backward, bf16)
+        self.memory, self.base = aligned(self.layout.size)
+        self.once = once
+        self.layout.move(self.layout.pack_records, self.base, parameters)
 
 
-class Accumulators:
-    """Packed gradients, zeros at first; ``add_to`` brings them back to PyTorch's layout.
+class Accumulators(Addressed):
+    """Sums that become the gradients of packed parameters; ``store_in`` brings them into PyTorch's layout.
 
-    ``addresses``: what belongs in the gradients' part of a kernel's argument block (``Accumulators.fields``).
+    in_place: the sums take the memory of the parameters, but for what backward still reads of them.
     """
 
-    fields = slice(Layer._fields.index("gradient_bias"), Layer._fields.index("gradient_peephole") + 1)
+    __slots__ = ("base", "layout", "memory", "summed")
 
-    def __init__(self, packed: Packed) -> None:
-        self._map = _map(packed.cell.name, packed.dtype, packed.I, packed.H, False, packed.has_bias)
-        self._memory, self._base = aligned(self._map.size, zero=True)
-        self.addresses = self._map.gradients.at(self._base)
+    def __init__(self, packed: Packed, in_place: bool = False) -> None:
+        self.layout = packed.layout
+        self.memory, self.base = (packed.memory, packed.base) if in_place else aligned(self.layout.sums_size)
+        self.summed = False  # whether there are sums already, or whatever the memory held
 
-    def add_to(self, arrays: tuple[np.ndarray | None, ...]) -> None:
-        """Add into arrays shaped as the parameters are, in the order w_ih, w_hh, b_ih, b_hh, peephole."""
-        _move(self._map, True, self._base, arrays)
+    def clear(self) -> None:
+        """Make all sums zeros."""
+        start = self.base - address_of(self.memory)
+        self.memory[start : start + self.layout.sums_size] = 0
+        self.summed = True
+
+    def store_in(self, arrays: tuple[np.ndarray | None, ...], add: bool) -> None:
+        """Bring the sums into arrays shaped as the parameters are, or add them; in the order w_ih, w_hh, b_ih, ..."""
+        self.layout.move(self.layout.unpack_records, self.base, arrays, add)
 
 
 def accumulators(packed: Packed) -> Accumulators:

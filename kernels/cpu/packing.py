@@ -25,7 +25,7 @@ from fastrnn.cells import Cell
 
 from .jit import helper, inlined, kernel
 from .layout import share
-from .memory import read, read_int, write_int
+from .memory import elements, read, read_int, write_int
 from .simd import (
     VECTOR_BYTES,
     fill,
@@ -62,16 +62,17 @@ class Record(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Argument block: the records, where packed memory starts, and the addresses of the arrays."""
+    """Argument block: the records, where packed memory starts, and where the arrays' objects are listed."""
 
     records: int
     count: int
     base: int
+    add: int  # what is unpacked is added to what the arrays hold
     arrays: int
 
 
 class Kind(IntEnum):
-    """What is done with a record: matrices and vectors (biases, peephole weights) are packed, or added back."""
+    """What is done with a record: matrices and vectors (biases, peephole weights) are packed, or unpacked."""
 
     PACK_PANELS, UNPACK_PANELS, PACK_COLUMNS, PACK_VECTORS, ADD_VECTORS, UNPACK_VECTORS = range(6)
 
@@ -112,17 +113,21 @@ def _bf16(builder: ir.IRBuilder, values: ir.Value) -> ir.Value:
 
 
 @intrinsic(prefer_literal=True)
-def _transpose(_typing, like, add, source, source_step, in_rows, in_columns, target, target_step, rows, columns):
+def _transpose(
+    _typing, like, unpack, add, source, source_step, in_rows, in_columns, target, target_step, rows, columns
+):
     """A square of lanes x lanes elements: row r of ``target`` becomes, or is increased by, column r of ``source``.
 
     Reads the first in_columns elements of the first in_rows rows, zeros elsewhere; writes ``rows`` x ``columns``.
+    unpack, a literal: whether ``add`` may be true.
     """
-    adding, dtype = bool(add.literal_value), like.dtype
+    unpacking, dtype = bool(unpack.literal_value), like.dtype
     count = VECTOR_BYTES * 8 // dtype.bitwidth
 
     def codegen(context, builder, sig, args):
-        source, source_step, in_rows, in_columns, target, target_step, rows, columns = args[2:]
+        add, source, source_step, in_rows, in_columns, target, target_step, rows, columns = args[2:]
         zero = ir.Constant(rows.type, 0)
+        adding = builder.icmp_signed("!=", add, zero)
 
         def places(start, step, real, width):
             for r in range(count):
@@ -133,12 +138,12 @@ def _transpose(_typing, like, add, source, source_step, in_rows, in_columns, tar
         from_places = places(source, source_step, in_rows, in_columns)
         turned = _transposed(builder, [load_part_at(builder, place, n, dtype) for place, n in from_places])
         for row, (place, n) in zip(turned, places(target, target_step, rows, columns), strict=True):
-            if adding:
-                row = builder.fadd(load_part_at(builder, place, n, dtype), row)
+            if unpacking:
+                row = builder.fadd(load_part_at(builder, place, builder.select(adding, n, zero), dtype), row)
             store_part_at(builder, _bf16(builder, row) if like.bf16 else row, place, n)
         return context.get_dummy_value()
 
-    return types.void(like, add, *[types.intp] * 8), codegen
+    return types.void(like, unpack, *[types.intp] * 9), codegen
 
 
 @inlined
@@ -161,8 +166,8 @@ def _slot_vectors(v, base, u, f, depth, size):
 
 
 @helper
-def _panels(like, a, base, plain, unpack, w, n):
-    """A matrix into panels, or panels added to a matrix: squares of units x columns change their order."""
+def _panels(like, a, base, plain, unpack, add, w, n):
+    """A matrix into panels, or panels into a matrix: squares of units x columns change their order."""
     v = read(Record, a)
     begin, end = share(v.U, w, n)
     row_bytes = v.K * element_bytes(like)
@@ -176,9 +181,9 @@ def _panels(like, a, base, plain, unpack, w, n):
                     columns = min(lanes(like), v.K - k)
                     here, there = source + k * element_bytes(like), first + k * step
                     if unpack:
-                        _transpose(like, 1, there, step, columns, units, here, row_bytes, units, columns)
+                        _transpose(like, 1, add, there, step, columns, units, here, row_bytes, units, columns)
                     else:
-                        _transpose(like, 0, here, row_bytes, units, columns, there, step, columns, lanes(like))
+                        _transpose(like, 0, 0, here, row_bytes, units, columns, there, step, columns, lanes(like))
 
 
 @helper
@@ -213,8 +218,8 @@ def _columns(like, a, base, plain, w, n):
 
 
 @helper
-def _vectors(like, a, base, plain, kind):
-    """Biases into the slots that they feed, peephole weights into rows; or back, added."""
+def _vectors(like, a, base, plain, kind, add):
+    """Biases into the slots that they feed, peephole weights into rows; or back."""
     v = read(Record, a)
     for f in range(v.F):
         gate = read_int(v.gates + f * 8)
@@ -232,7 +237,10 @@ def _vectors(like, a, base, plain, kind):
             elif kind == Kind.ADD_VECTORS:
                 store(load(like, there) + load_part(like, here, valid), there)
             else:
-                store_part(load_part(like, here, valid) + load(like, there), here, valid)
+                before = 0
+                if add:
+                    before = valid
+                store_part(load_part(like, here, before) + load(like, there), here, valid)
 
 
 @helper
@@ -241,23 +249,23 @@ def _move_share(like, a, w, n):
     for i in range(batch.count):
         address = batch.records + i * RECORD_BYTES
         record = read(Record, address)
-        plain = read_int(batch.arrays + record.source * 8)
+        plain = elements(read_int(batch.arrays + record.source * 8))
         if record.kind == Kind.PACK_PANELS or record.kind == Kind.UNPACK_PANELS:
-            _panels(like, address, batch.base, plain, record.kind == Kind.UNPACK_PANELS, w, n)
+            _panels(like, address, batch.base, plain, record.kind == Kind.UNPACK_PANELS, batch.add, w, n)
         elif record.kind == Kind.PACK_COLUMNS:
             _columns(like, address, batch.base, plain, w, n)
         elif w == 0:
-            _vectors(like, address, batch.base, plain, record.kind)
+            _vectors(like, address, batch.base, plain, record.kind, batch.add)
 
 
 _move_job = job(_move_share)
 
 
 @kernel
-def move(like, batch, records, count, base, w_ih, w_hh, b_ih, b_hh, peephole, pool, threads):
-    """Carry out ``count`` records; the Batch, and behind it the arrays' addresses, are written at ``batch``."""
+def move(like, batch, records, count, base, add, w_ih, w_hh, b_ih, b_hh, peephole, pool, threads):
+    """Carry out ``count`` records; the Batch, and behind it the arrays' ids, are written at ``batch``."""
     arrays = batch + BATCH_BYTES
-    for i, value in enumerate((records, count, base, arrays, w_ih, w_hh, b_ih, b_hh, peephole)):
+    for i, value in enumerate((records, count, base, add, arrays, w_ih, w_hh, b_ih, b_hh, peephole)):
         write_int(batch + i * 8, value)
     run_job(_move_job(like), batch, pool, threads)
 

@@ -26,7 +26,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 from .jit import inlined
 
 __all__ = [
-    "REGISTERS", "VECTOR_BYTES", "add_into", "fill", "fma", "lanes", "load", "load_part", "sigmoid", "store",
+    "REGISTERS", "VECTOR_BYTES", "fill", "fma", "lanes", "load", "load_part", "sigmoid", "store",
     "store_part", "tanh", "where_less",
 ]  # fmt: skip
 
@@ -218,12 +218,6 @@ def fill(_typing, like, value):
         return splat(builder, scalar, llvm_vector(dtype))
 
     return Vector(dtype)(like, value), codegen
-
-
-@inlined
-def add_into(vector, address):
-    """Add a vector to the one in memory."""
-    store(load(vector, address) + vector, address)
 
 
 # ---------------------------------------------------------------- arithmetic

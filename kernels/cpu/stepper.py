@@ -28,28 +28,28 @@ class Stepper(Addressed):
     """
 
     def __init__(self, cell: Cell, packed: Packed, B: int) -> None:
-        self._packed, self._schedule = packed, Schedule(1, B)
+        self._packed, self._layout, self._schedule = packed, packed.layout, Schedule(1, B)
         self._run = prepare(packed, self._schedule, False, get_num_threads())
         self._memory, base = self._run.allocate()
         arrange(self._run, base, packed, self._schedule, None, None, None, None, None)
         start = base - address_of(self._memory)
         self._block = block = self._memory[start:][: 8 * len(Layer._fields)].view(np.int64)
-        itemsize = np.dtype(packed.dtype).itemsize
-        strides = {"x_batch": packed.I * itemsize, "y_batch": packed.H * itemsize, "resume": 1}
+        itemsize = np.dtype(self._layout.dtype).itemsize
+        strides = {"x_batch": self._layout.I * itemsize, "y_batch": self._layout.H * itemsize, "resume": 1}
         for name, value in strides.items():
             block[field(name)] = value
         self._rows = [self._state_rows(name, base) for name in ("hs", "cs")[: len(cell.states)]]
         self._first = 0
-        self._entry, self._tag = launcher(forward_kernel, packed)
+        self._entry, self._tag = launcher(forward_kernel, self._layout)
         self._address, self._threads = base, self._run.plan.threads
         self._pool = mailboxes(self._threads)
-        self.state = tuple(np.zeros((B, packed.H), packed.dtype) for _ in cell.states)
+        self.state = tuple(np.zeros((B, self._layout.H), self._layout.dtype) for _ in cell.states)
 
     def _state_rows(self, name: str, base: int) -> np.ndarray:
         """The two buffers of a state as a (2, B, stride) view."""
-        B, stride = self._schedule.B, self._packed.state_stride
-        start = base - address_of(self._memory) + int(self._run.template[0, field(name)])
-        return self._memory[start : start + 2 * B * stride].view(self._packed.dtype).reshape(2, B, -1)
+        B, stride = self._schedule.B, self._layout.state_stride
+        start = base - address_of(self._memory) + self._run.offsets[name]
+        return self._memory[start : start + 2 * B * stride].view(self._layout.dtype).reshape(2, B, -1)
 
     def step(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take one step."""
@@ -63,13 +63,13 @@ class Stepper(Addressed):
     @property
     def state(self) -> tuple[np.ndarray, ...]:
         """The state after the last step."""
-        return tuple(rows[self._first, :, : self._packed.H].copy() for rows in self._rows)
+        return tuple(rows[self._first, :, : self._layout.H].copy() for rows in self._rows)
 
     @state.setter
     def state(self, values: tuple[np.ndarray, ...]) -> None:
         for rows, value in zip(self._rows, values, strict=True):
             rows[self._first] = 0
-            rows[self._first, :, : self._packed.H] = value
+            rows[self._first, :, : self._layout.H] = value
 
 
 def stepper(cell: Cell, packed: Packed, B: int) -> Stepper:

@@ -320,7 +320,7 @@ def project(like, vectors, rows, out, out_stride, a, a_stride, a_panel, inner, p
 
 
 def _emit_outer(e: _Emitter, vectors: int, columns: int, arguments: list[ir.Value]) -> None:
-    out, a_rows, a_offset, z_rows, z_offset, depth = arguments
+    out, a_rows, a_offset, z_rows, z_offset, depth, add = arguments
     row_of_out = vectors * VECTOR_BYTES
     targets = [e.offset(e.offset(out, m, row_of_out), v, VECTOR_BYTES) for m in range(columns) for v in range(vectors)]
     for target in targets:
@@ -333,15 +333,16 @@ def _emit_outer(e: _Emitter, vectors: int, columns: int, arguments: list[ir.Valu
         return e.multiply_add([e.offset(a, m, e.element_bytes) for m in range(columns)], loaded, sums)
 
     zero = ir.Constant(llvm_vector(e.dtype), [0.0] * llvm_vector(e.dtype).count)
+    adding = e.builder.icmp_signed("!=", add, _integer(0))
     for total, target in zip(e.loop(depth, [zero] * len(targets), over_rows), targets, strict=True):
-        e.store(e.builder.fadd(e.load(target), total), target)
+        e.store(e.builder.fadd(e.builder.select(adding, e.load(target), zero), total), target)
 
 
 _FED_BY_X, _FED_BY_H, _ALL_SLOTS = range(3)
 
 
 @intrinsic(prefer_literal=True)
-def _outer(_typing, panel, fed, most, columns, out, a_rows, a_offset, z_rows, z_offset, depth):
+def _outer(_typing, panel, fed, most, columns, out, a_rows, a_offset, z_rows, z_offset, depth, add):
     begin, end = (panel.phase.x_range, panel.phase.h_range, (0, len(panel.phase.slots)))[fed.literal_value]
     width = (end - begin) * panel.units
     limit = min(most.literal_value, tile_rows(width))
@@ -349,31 +350,31 @@ def _outer(_typing, panel, fed, most, columns, out, a_rows, a_offset, z_rows, z_
     def codegen(context, builder, sig, args):
         e = _Emitter(builder, panel.dtype)
         z_start = builder.add(args[8], _integer(begin * panel.units * VECTOR_BYTES))
-        arguments = [*args[4:8], z_start, args[9]]
+        arguments = [*args[4:8], z_start, *args[9:]]
         _by_row_count(builder, args[3], limit, lambda m: _emit_outer(e, width, m, arguments))
         return context.get_dummy_value()
 
-    return types.void(panel, fed, most, *[types.intp] * 7), codegen
+    return types.void(panel, fed, most, *[types.intp] * 8), codegen
 
 
 @helper
-def outer_x(panel, columns, out, a_rows, a_offset, z_rows, z_offset, depth):
+def outer_x(panel, columns, out, a_rows, a_offset, z_rows, z_offset, depth, add):
     """out[m][v] += sum_r a[r][m] dz[r][v], dz over the slots that the input feeds.
 
     columns: 1..tile_rows(vectors) neighbouring columns of a, the first ``a_offset`` bytes into each row; a_rows,
     z_rows: tables of ``depth`` row addresses; out: [columns][vectors]. The sum over these rows starts from zero and
-    is then added: many rows summed in blocks lose less than in one chain.
+    is then added: many rows summed in blocks lose less than in one chain. Without ``add`` it is the first.
     """
-    _outer(panel, _FED_BY_X, 8, columns, out, a_rows, a_offset, z_rows, z_offset, depth)
+    _outer(panel, _FED_BY_X, 8, columns, out, a_rows, a_offset, z_rows, z_offset, depth, add)
 
 
 @helper
-def outer_h(panel, columns, out, a_rows, a_offset, z_rows, z_offset, depth):
+def outer_h(panel, columns, out, a_rows, a_offset, z_rows, z_offset, depth, add):
     """As ``outer_x``, over the slots that the recurrent product feeds."""
-    _outer(panel, _FED_BY_H, 8, columns, out, a_rows, a_offset, z_rows, z_offset, depth)
+    _outer(panel, _FED_BY_H, 8, columns, out, a_rows, a_offset, z_rows, z_offset, depth, add)
 
 
 @helper
-def outer_all(panel, out, a_rows, z_rows, depth):
+def outer_all(panel, out, a_rows, z_rows, depth, add):
     """As ``outer_x``, over all slots, for one column of a."""
-    _outer(panel, _ALL_SLOTS, 1, 1, out, a_rows, 0, z_rows, 0, depth)
+    _outer(panel, _ALL_SLOTS, 1, 1, out, a_rows, 0, z_rows, 0, depth, add)

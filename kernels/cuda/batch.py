@@ -37,9 +37,9 @@ class Batch:
     def of(schedule: Schedule) -> Batch:
         """The schedule's batch on the current device."""
         device = devices.require().cuda.runtime.getDevice()
-        batch = schedule.on_device.get(device)
+        batch = schedule.notes.get(("cuda", device))
         if batch is None:
-            batch = schedule.on_device[device] = Batch(schedule)
+            batch = schedule.notes["cuda", device] = Batch(schedule)
         return batch
 
     def alive(self, step: int) -> int:
