@@ -18,7 +18,7 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")):
     # In a checkout the folder kernels/ stands beside this one, and installing maps it to fastrnn.kernels.
     __path__.append(_os.path.dirname(_here))
 
-from fastrnn.backend import get_num_threads, set_num_threads  # noqa: E402
+from fastrnn.backend import GPUUnavailable, get_num_threads, set_num_threads  # noqa: E402
 from fastrnn.explain import Explanation, explain  # noqa: E402
 from fastrnn.layers import GRU, LSTM, RNN  # noqa: E402
 from fastrnn.stream import Stream  # noqa: E402
@@ -31,6 +31,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Explanation",
+    "GPUUnavailable",
     "Gradients",
     "Stream",
     "Tape",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastrnn.cells import Cell
 from fastrnn.sequences import Schedule
 
-__all__ = ["Accumulators", "Backend", "Plan", "Stepper", "get_num_threads", "load", "set_num_threads"]
+__all__ = ["Accumulators", "Backend", "GPUUnavailable", "Plan", "Stepper", "get_num_threads", "load", "set_num_threads"]
 
 
 class Plan(NamedTuple):
@@ -116,17 +116,13 @@ class Backend(Protocol):
     def get_num_threads(self) -> int: ...
 
 
+class GPUUnavailable(RuntimeError):
+    """device="cuda" cannot be used here; the message says what is missing and what to install."""
+
+
 @functools.cache
 def load(device: str) -> Backend:
-    """The backend of a device; imported at first use, since that is when Numba loads.
-
-    Raises NotImplementedError (a RuntimeError) for ``"cuda"``, which this version lacks.
-    """
-    if device == "cuda":
-        raise NotImplementedError(
-            'device "cuda" is not available: this version of fastrnn has no CUDA backend. A version that has one '
-            'installs with "pip install fastrnn[cuda13]" (or [cuda12]); until then use device="cpu" and cupy.asnumpy'
-        )
+    """The backend of a device; imported at first use, since that is when Numba loads."""
     return cast(Backend, importlib.import_module(f"fastrnn.kernels.{device}"))
 
 

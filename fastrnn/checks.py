@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastrnn.places import Kind, Place, is_cupy
 
 __all__ = [
     "array",
@@ -23,6 +25,7 @@ __all__ = [
     "kernel_ready",
     "lengths",
     "output",
+    "precision",
     "resets",
     "seed",
     "shaped",
@@ -33,8 +36,8 @@ __all__ = [
 MOST_LAYERS = 1 << 16
 MOST_SIZE = 1 << 24
 
-DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
+PRECISIONS = ("exact", "tf32", "3xtf32")
 
 State = NDArray[Any] | tuple[NDArray[Any], ...]
 
@@ -73,17 +76,29 @@ def dropout(value: Any) -> float:
     return float(value)
 
 
-def dtype(value: Any) -> np.dtype[Any]:
-    """The dtype of a layer on the CPU."""
+def dtype(value: Any, place: Place) -> np.dtype[Any]:
+    """The dtype of a layer at a place."""
     try:
-        found: np.dtype[Any] | None = None if value is None else np.dtype(value)
+        found: np.dtype[Any] | None = None if value is None else np.dtype(_named(value))
     except TypeError:
         found = None
     if found is None:
-        raise TypeError(f"dtype must be one of {DTYPES}, got {value!r}")
-    if found.name not in DTYPES or not found.isnative:
-        raise ValueError(f"dtype must be one of {DTYPES} on the CPU, got {found}")
+        raise TypeError(f"dtype must be one of {place.dtypes}, got {value!r}")
+    if found.name not in place.dtypes or not found.isnative:
+        where = "the CPU" if place.device == "cpu" else "a GPU"
+        raise ValueError(f"dtype must be one of {place.dtypes} on {where}, got {found}")
     return found
+
+
+def _named(value: Any) -> Any:
+    """bfloat16 is a name that NumPy learns from ml_dtypes."""
+    if isinstance(value, str) and value == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise ValueError('dtype "bfloat16" needs the package ml_dtypes: pip install ml_dtypes') from None
+        return ml_dtypes.bfloat16
+    return value
 
 
 def device(value: Any) -> str:
@@ -95,15 +110,27 @@ def device(value: Any) -> str:
     return value
 
 
-def weights_storage(value: Any, layers: np.dtype[Any]) -> bool:
+def weights_storage(value: Any, kind: Kind) -> bool:
     """Whether weights are to be stored as bfloat16: None means the layer's own dtype."""
+    layers = kind.dtype
     if value is None or value == layers.name:
         return False
+    if kind.place.device != "cpu":
+        raise ValueError(f"weights must be None on a GPU, got {value!r}: make the layer with dtype='bfloat16'")
     if value != "bfloat16":
         raise ValueError(f"weights must be None, {layers.name!r} or 'bfloat16', got {value!r}")
     if layers != np.float32:
         raise ValueError(f"weights='bfloat16' needs a float32 layer, got dtype={layers.name!r}")
     return True
+
+
+def precision(value: Any, place: Place) -> str:
+    """How exactly products of float32 are taken."""
+    if value not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {value!r}")
+    if value != "exact" and place.device == "cpu":
+        raise ValueError(f"precision must be 'exact' on the CPU, got {value!r}: only a GPU has TF32")
+    return str(value)
 
 
 def seed(value: Any) -> int | None:
@@ -114,61 +141,39 @@ def seed(value: Any) -> int | None:
 # Arrays
 
 
-def _is_cupy(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "cupy"
-
-
-def _plain(name: str, value: Any) -> NDArray[Any]:
-    """Value as a plain ndarray, if it is an ndarray of any subclass that has no meaning of its own."""
-    if _is_cupy(value):
-        raise TypeError(
-            f"{name} is a CuPy array, but the layer is on the CPU: "
-            f'move the layer with layer.to("cuda"), or the array with cupy.asnumpy({name})'
-        )
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a NumPy array without a mask, got a masked array: use {name}.filled(...)")
-    if not isinstance(value, np.ndarray):
-        kind = type(value)
-        where = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-        raise TypeError(f"{name} must be a NumPy array, got {where}{kind.__qualname__}")
-    return np.asarray(value)
-
-
-def array(name: str, value: Any, expected: np.dtype[Any]) -> NDArray[Any]:
-    """Value as an ndarray of the layer's dtype. Never a copy."""
-    found: NDArray[Any] = value if type(value) is np.ndarray else _plain(name, value)
-    if found.dtype != expected:
-        cure = f"{name}.astype({expected.name!r})"
-        if found.dtype.name in DTYPES and found.dtype.isnative:
+def array(name: str, value: Any, kind: Kind) -> NDArray[Any]:
+    """Value as an array of the layer's device and dtype. Never a copy."""
+    found: NDArray[Any] = cast(Any, value) if type(value) is kind.plain else kind.place.own(name, value)
+    if found.dtype != kind.dtype:
+        cure = f"{name}.astype({kind.dtype.name!r})"
+        if found.dtype.name in kind.place.dtypes and found.dtype.isnative:
             cure += f", or make the layer with dtype={found.dtype.name!r}"
-        raise TypeError(f"{name} must have the layer's dtype {expected}, got {found.dtype}: use {cure}")
+        raise TypeError(f"{name} must have the layer's dtype {kind.dtype}, got {found.dtype}: use {cure}")
     return found
 
 
-def shaped(name: str, value: Any, expected: np.dtype[Any], shape: tuple[int, ...], what: str) -> NDArray[Any]:
+def shaped(name: str, value: Any, kind: Kind, shape: tuple[int, ...], what: str) -> NDArray[Any]:
     """An array of exactly this shape; ``what`` says it in letters."""
-    found = array(name, value, expected)
+    found = array(name, value, kind)
     if found.shape != shape:
         raise ValueError(f"{name} must have shape {what} = {shape}, got {found.shape}")
     return found
 
 
-def kernel_ready(values: NDArray[Any]) -> NDArray[Any]:
+def kernel_ready(values: NDArray[Any], kind: Kind) -> NDArray[Any]:
     """Values as kernels read them: aligned, the last axis contiguous. A copy only where they are not."""
-    flags = values.flags
-    ready = flags.aligned and (flags.c_contiguous or values.strides[-1] == values.itemsize)
-    return values if ready else values.copy()
+    return values if kind.place.kernel_ready(values) else values.copy()
 
 
-def sequence(x: Any, expected: np.dtype[Any], input_size: int, batch_first: bool) -> tuple[NDArray[Any], bool]:
+def sequence(x: Any, kind: Kind, input_size: int, batch_first: bool) -> tuple[NDArray[Any], bool]:
     """x as a (T, B, I) view that kernels can read, and whether it came as one unbatched (T, I)."""
-    found = array("x", x, expected)
+    found = array("x", x, kind)
     if found.ndim not in (2, 3) or found.shape[-1] != input_size:
         batch = "(B, T, {0})" if batch_first else "(T, B, {0})"
         raise ValueError(
             f"x must have shape {batch} or, unbatched, (T, {{0}}), got {{1}}".format(input_size, found.shape)
         )
-    found = kernel_ready(found)
+    found = kernel_ready(found, kind)
     if found.ndim == 2:
         return found[:, None], True
     return (found.transpose(1, 0, 2) if batch_first else found), False
@@ -177,7 +182,7 @@ def sequence(x: Any, expected: np.dtype[Any], input_size: int, batch_first: bool
 def states(
     name: str,
     value: Any,
-    expected: np.dtype[Any],
+    kind: Kind,
     names: Sequence[str],
     shape: tuple[int, ...],
     what: str,
@@ -191,14 +196,14 @@ def states(
     found: list[NDArray[Any] | None] = []
     for part in parts:
         # Spelling labels and letters takes 0.8 us, so what fits is seen first.
-        if type(part) is not np.ndarray or part.dtype != expected or part.shape != shape:
+        if type(part) is not kind.plain or part.dtype != kind.dtype or part.shape != shape:
             if part is None and holes:
                 found.append(None)
                 continue
             k = len(found)
-            part = shaped(name if len(names) == 1 else f"{name}[{k}] ({names[k]})", part, expected, shape, what)
-        flags = part.flags
-        found.append(part if flags.c_contiguous and flags.aligned else part.copy())
+            part = shaped(name if len(names) == 1 else f"{name}[{k}] ({names[k]})", part, kind, shape, what)
+        ready = part.flags.c_contiguous and kind.place.kernel_ready(part)
+        found.append(part if ready else part.copy())
     return tuple(found)
 
 
@@ -216,7 +221,7 @@ def lengths(value: Any, T: int, B: int, unbatched: bool) -> NDArray[np.int64] | 
         return None
     if unbatched:
         raise ValueError("lengths must be None for one unbatched x of shape (T, I), got lengths")
-    if _is_cupy(value):
+    if is_cupy(value):
         raise TypeError("lengths must be on the host, got a CuPy array: use cupy.asnumpy(lengths)")
     if isinstance(value, np.ma.MaskedArray) or not isinstance(value, (np.ndarray, list, tuple)):
         raise TypeError(f"lengths must be an array or a list of integers, got {type(value).__name__}")
@@ -235,23 +240,24 @@ def lengths(value: Any, T: int, B: int, unbatched: bool) -> NDArray[np.int64] | 
     return found.astype(np.int64)
 
 
-def resets(value: Any, T: int, B: int, unbatched: bool) -> NDArray[np.bool_] | None:
+def resets(value: Any, T: int, B: int, unbatched: bool, place: Place) -> NDArray[np.bool_] | None:
     """Resets as a C-contiguous (T, B) array, or None for None."""
     if value is None:
         return None
-    found = value if type(value) is np.ndarray else _plain("resets", value)
+    found: NDArray[np.bool_] = place.own("resets", value)
     if found.dtype != np.bool_:
         raise TypeError(f"resets must have dtype bool, got {found.dtype}: use resets.astype(bool)")
     what, shape = ("(T,)", (T,)) if unbatched else ("(T, B)", (T, B))
     if found.shape != shape:
         raise ValueError(f"resets must have shape {what} = {shape}, got {found.shape}")
-    return np.ascontiguousarray(found.reshape(T, B))
+    found = found.reshape(T, B)
+    return found if found.flags.c_contiguous else found.copy()
 
 
-def output(name: str, value: Any, expected: np.dtype[Any], shape: tuple[int, ...], what: str) -> NDArray[Any]:
+def output(name: str, value: Any, kind: Kind, shape: tuple[int, ...], what: str) -> NDArray[Any]:
     """An array that a result may be written to."""
-    found = shaped(name, value, expected, shape, what)
-    if not found.flags.writeable:
+    found = shaped(name, value, kind, shape, what)
+    if not kind.place.writeable(found):
         raise ValueError(f"{name} must be writeable, got a read-only array")
     return found
 

@@ -12,6 +12,7 @@ import numpy as np
 from fastrnn import checks
 from fastrnn.backend import load
 from fastrnn.cells import Cell
+from fastrnn.places import Place
 from fastrnn.recurrent import RecurrentLayer
 from fastrnn.sequences import Schedule
 
@@ -86,7 +87,8 @@ def explain(layer: RecurrentLayer, T: int, B: int, *, training: bool = False) ->
     T, B = checks.integer("T", T, 0), checks.integer("B", B, 0)
     training = checks.flag("training", training)
     backend = load(layer.device)
-    speed = measure_speed(layer.device, layer.cell, layer.dtype, backend.get_num_threads())
+    place = layer.kind.place
+    speed = measure_speed(place, layer.cell, layer.dtype, backend.get_num_threads())
     parts = []
     for k in range(layer.num_layers):
         width = layer.input_size if k == 0 else layer.num_directions * layer.hidden_size
@@ -103,20 +105,22 @@ def explain(layer: RecurrentLayer, T: int, B: int, *, training: bool = False) ->
 
 
 @functools.cache
-def measure_speed(device: str, cell: Cell, dtype: np.dtype[Any], threads: int) -> Speed:
+def measure_speed(place: Place, cell: Cell, dtype: np.dtype[Any], threads: int) -> Speed:
     """Run three small problems (about 3 ms once the kernels are compiled) and derive the model's numbers."""
-    backend = load(device)
+    backend, arrays = load(place.device), place.arrays
 
     def seconds(T: int, B: int, H: int) -> float:
         rows = len(cell.gates) * H
-        x, weights = np.zeros((T, B, H), dtype), np.zeros((rows, H), dtype)
-        peephole = np.zeros(len(cell.peepholes) * H, dtype) if cell.peepholes else None
+        x, weights = arrays.zeros((T, B, H), dtype), arrays.zeros((rows, H), dtype)
+        peephole = arrays.zeros(len(cell.peepholes) * H, dtype) if cell.peepholes else None
         packed = backend.pack(cell, weights, weights, None, None, peephole)
-        final = tuple(np.empty((B, H), dtype) for _ in cell.states)
+        final = tuple(arrays.empty((B, H), dtype) for _ in cell.states)
         schedule, times = Schedule(T, B), []
         for _ in range(4):  # the first one compiles
+            place.synchronize()
             start = time.perf_counter()
             backend.forward(cell, packed, x, None, schedule, None, None, final, False)
+            place.synchronize()
             times.append(time.perf_counter() - start)
         return min(times)
 

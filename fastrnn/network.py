@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from fastrnn import checks
 from fastrnn.checks import State
-from fastrnn.dropout import apply_mask, fresh_seed
+from fastrnn.dropout import fresh_seed
+from fastrnn.places import Place
 from fastrnn.recompute import kernels
 from fastrnn.sequences import Schedule
 from fastrnn.tape import Gradients, LayerRecord, Record, Tape
@@ -59,7 +60,7 @@ def _schedules(T: int, B: int, lengths: NDArray[np.int64] | None) -> tuple[Sched
 
 def check_call(layer: RecurrentLayer, x: Any, state: Any, lengths: Any, resets: Any) -> Call:
     """All checks of the arguments that inference and training share."""
-    x, unbatched = checks.sequence(x, layer.dtype, layer.input_size, layer.batch_first)
+    x, unbatched = checks.sequence(x, layer.kind, layer.input_size, layer.batch_first)
     T, B, _ = x.shape
     initial = None
     if state is not None:
@@ -67,7 +68,7 @@ def check_call(layer: RecurrentLayer, x: Any, state: Any, lengths: Any, resets: 
     if lengths is not None:
         lengths = checks.lengths(lengths, T, B, unbatched)
     if resets is not None:
-        resets = checks.resets(resets, T, B, unbatched)
+        resets = checks.resets(resets, T, B, unbatched, layer.kind.place)
     return x, initial, _schedules(T, B, lengths), resets, unbatched  # type: ignore[return-value]
 
 
@@ -78,7 +79,7 @@ def _state_argument(
     rows, H = layer.num_layers * layer.num_directions, layer.hidden_size
     shape = (rows, H) if unbatched else (rows, B, H)
     what = _STATE_LETTERS[layer.bidirectional, unbatched]
-    parts = checks.states(name, value, layer.dtype, layer.cell.states, shape, what, holes)
+    parts = checks.states(name, value, layer.kind, layer.cell.states, shape, what, holes)
     if unbatched:
         parts = tuple(None if part is None else part[:, None] for part in parts)
     return parts
@@ -104,11 +105,14 @@ def _time_major(values: NDArray[Any], unbatched: bool, batch_first: bool) -> NDA
     return values.transpose(1, 0, 2) if batch_first else values
 
 
-def _empty_sequence(T: int, B: int, width: int, dtype: np.dtype[Any], batch_first: bool) -> NDArray[Any]:
+def _empty_sequence(place: Place, T: int, B: int, width: int, dtype: np.dtype[Any], batch_first: bool) -> NDArray[Any]:
     """A (T, B, width) view of new memory that is contiguous in the caller's layout."""
+    new: NDArray[Any]
     if batch_first:
-        return np.empty((B, T, width), dtype).transpose(1, 0, 2)
-    return np.empty((T, B, width), dtype)
+        new = place.arrays.empty((B, T, width), dtype).transpose(1, 0, 2)
+    else:
+        new = place.arrays.empty((T, B, width), dtype)
+    return new
 
 
 def _of(parts: tuple[Any, ...], index: int) -> tuple[Any, ...]:
@@ -127,7 +131,7 @@ def infer(
     y, finals, _ = _forward(layer, call, packed, layer.batch_first, return_sequences, None)
     if y is None:
         # Each direction's last output is the last layer's final h.
-        last = np.concatenate(finals[0][-layer.num_directions :], axis=-1)
+        last = layer.kind.place.arrays.concatenate(finals[0][-layer.num_directions :], axis=-1)
         return (last[0] if unbatched else last), _public_state(finals, unbatched)
     return _public_sequence(y, unbatched, layer.batch_first), _public_state(finals, unbatched)
 
@@ -145,7 +149,8 @@ def train(
     packed = layer.packed_weights(True)
     y, finals, layers = _forward(layer, call, packed, batch_first, True, seed, dropout, True, recompute)
     _, _, schedules, resets, unbatched = call
-    record = Record(layers, packed, schedules, resets, unbatched, batch_first, dropout, recompute)
+    place = layer.kind.place
+    record = Record(layers, packed, schedules, resets, unbatched, batch_first, dropout, recompute, place)
     assert y is not None
     return (
         _public_sequence(y, unbatched, batch_first),
@@ -169,15 +174,16 @@ def _forward(
     cell, D, H, dtype = layer.cell, layer.num_directions, layer.hidden_size, layer.dtype
     x, initial, schedules, resets, unbatched = call
     T, B, _ = x.shape
-    forward = kernels(layer.device, recompute).forward
+    place = layer.kind.place
+    forward = kernels(place, recompute).forward
     shape, top = (layer.num_layers * D, B, H), layer.num_layers - 1
-    finals = tuple([np.empty(shape, dtype) for _ in cell.states])
+    finals = tuple([place.arrays.empty(shape, dtype) for _ in cell.states])
     records = []
     y: NDArray[Any] | None = None
     for k in range(layer.num_layers):
         y = None
         if return_sequences or k < top:
-            y = _empty_sequence(T, B, D * H, dtype, batch_first and k == top and not unbatched)
+            y = _empty_sequence(place, T, B, D * H, dtype, batch_first and k == top and not unbatched)
         saved = []
         for d in range(D):
             index = k * D + d
@@ -189,7 +195,7 @@ def _forward(
             records.append(LayerRecord(x, tuple(saved)))
         if y is not None and k < top:
             if seed is not None:
-                apply_mask(y, dropout, seed, k)
+                place.apply_mask(y, dropout, seed, k)
             x = y
     return y, finals, tuple(records)
 
@@ -203,6 +209,8 @@ def backward(
     input_grad = checks.flag("input_grad", input_grad)
     keep_tape = checks.flag("keep_tape", keep_tape)
     record = tape.peek(layer)
+    if record.place != layer.kind.place:
+        raise ValueError("tape must be of a forward() on the device the layer is on, got one from before layer.to()")
     dy, dfinals = _incoming(layer, record, dy, dstate)
     grads, dx, dinitials = _outgoing(layer, record, input_grad, out)
     if not keep_tape:
@@ -233,7 +241,7 @@ def _incoming(
     if dy is not None:
         width = layer.num_directions * layer.hidden_size
         shape, what = _sequence_shape(record, T, B, width, "D*H")
-        dy = checks.kernel_ready(checks.shaped("dy", dy, layer.dtype, shape, what))
+        dy = checks.kernel_ready(checks.shaped("dy", dy, layer.kind, shape, what), layer.kind)
         dy = _time_major(dy, record.unbatched, record.batch_first)
     return dy, dfinals
 
@@ -250,27 +258,28 @@ def _outgoing(
 ) -> tuple[Gradients, NDArray[Any] | None, tuple[NDArray[Any], ...]]:
     """Where gradients go: the result (``out``, checked, or a new one), dx (T, B, I) of it, and (L*D, B, H) arrays."""
     T, B, I = record.layers[0].x.shape
-    dtype, unbatched = layer.dtype, record.unbatched
+    place, dtype, unbatched = layer.kind.place, layer.dtype, record.unbatched
+    gradient_dtype = place.gradient_dtype(dtype)
     shape = (layer.num_layers * layer.num_directions, B, layer.hidden_size)
-    dinitials = tuple([np.empty(shape, dtype) for _ in layer.cell.states])
+    dinitials = tuple([place.arrays.empty(shape, dtype) for _ in layer.cell.states])
     if out is None:
-        dx = _empty_sequence(T, B, I, dtype, record.batch_first and not unbatched) if input_grad else None
+        dx = _empty_sequence(place, T, B, I, dtype, record.batch_first and not unbatched) if input_grad else None
         public_dx = None if dx is None else _public_sequence(dx, unbatched, record.batch_first)
-        flat = np.empty(layer.layout.size, dtype)
+        flat = place.arrays.empty(layer.layout.size, gradient_dtype)
         return Gradients(layer.layout, flat, public_dx, _public_state(dinitials, unbatched)), dx, dinitials
     if not isinstance(out, Gradients):
         raise TypeError(f"out must be the Gradients of an earlier backward, got {type(out).__name__}")
-    if out.parameters.layout != layer.layout or out.flat.dtype != dtype:
+    if out.parameters.layout != layer.layout or out.flat.dtype != gradient_dtype:
         raise ValueError("out must hold the gradients of this layer's parameters, got those of another layer")
     what = "(num_layers*D, H)" if unbatched else "(num_layers*D, B, H)"
     for part in _as_parts(out.state):
-        checks.output("out.state", part, dtype, (shape[0], shape[2]) if unbatched else shape, what)
+        checks.output("out.state", part, layer.kind, (shape[0], shape[2]) if unbatched else shape, what)
     if not input_grad:
         return out, None, dinitials
     if out.x is None:
         raise ValueError("out.x must be an array with input_grad=True, got None: pass input_grad=False")
     public, what = _sequence_shape(record, T, B, I, "I")
-    checks.output("out.x", out.x, dtype, public, what)
+    checks.output("out.x", out.x, layer.kind, public, what)
     return out, _time_major(out.x, unbatched, record.batch_first), dinitials
 
 
@@ -288,10 +297,11 @@ def _backward(
 ) -> None:
     """Run the stack back: fill or add to dx and the gradients of parameters, fill dinitials."""
     cell, D, H = layer.cell, layer.num_directions, layer.hidden_size
-    kernel = kernels(layer.device, record.recompute).backward
+    place = layer.kind.place
+    kernel = kernels(place, record.recompute).backward
     for k in reversed(range(layer.num_layers)):
         x, saved = record.layers[k]
-        below = dx if k == 0 else np.empty(x.shape, layer.dtype)
+        below = dx if k == 0 else place.arrays.empty(x.shape, layer.dtype)
         for d in range(D):
             index = k * D + d
             kernel(
@@ -312,5 +322,5 @@ def _backward(
             )
         if k and below is not None:
             if seed is not None:
-                apply_mask(below, record.dropout, seed, k - 1)
+                place.apply_mask(below, record.dropout, seed, k - 1)
             dy = below

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn.cells import Cell
+from fastrnn.places import is_cupy
 
 __all__ = ["FlatParameters", "Layout", "ParameterDict", "Weights", "initial_values", "read_mapping"]
 
@@ -117,18 +118,22 @@ class ParameterDict(dict[str, NDArray[Any]]):
 class FlatParameters:
     """A flat buffer and its views: ``weights`` by layer * directions + direction, ``views`` by public name."""
 
-    __slots__ = ("_record", "_views", "flat", "layout", "weights")
+    __slots__ = ("_parts", "_views", "flat", "layout", "weights")
 
     def __init__(self, layout: Layout, flat: NDArray[Any]) -> None:
         self.layout = layout
         self.flat = flat
-        record: NDArray[Any] = np.ndarray((), layout.record(flat.dtype), flat)
+        parts: Any
+        if type(flat) is np.ndarray:
+            parts = np.ndarray((), layout.record(flat.dtype), flat)
+        else:
+            parts = {entry.name: flat[entry.start : entry.stop].reshape(entry.shape) for entry in layout}
         weights: list[Weights] = []
         for names in layout.names:
-            w_ih, w_hh, b_ih, b_hh, peephole = [None if name is None else record[name] for name in names]
+            w_ih, w_hh, b_ih, b_hh, peephole = [None if name is None else parts[name] for name in names]
             weights.append((w_ih, w_hh, b_ih, b_hh, peephole))
         self.weights = tuple(weights)
-        self._record = record
+        self._parts = parts
         self._views: ParameterDict | None = None
 
     @property
@@ -138,12 +143,12 @@ class FlatParameters:
             self._views = ParameterDict((e.name, self.weights[e.part][_KINDS.index(e.kind)]) for e in self.layout)
         return self._views
 
-    def set_writeable(self, writeable: bool) -> None:
-        """Make the buffer and every view read-only, or writeable again."""
-        self.flat.flags.writeable = writeable
-        self._record.flags.writeable = writeable
-        for view in self.views.values():
-            view.flags.writeable = writeable
+    def arrays(self) -> Iterator[NDArray[Any]]:
+        """All arrays that show the buffer."""
+        yield self.flat
+        if isinstance(self._parts, np.ndarray):
+            yield self._parts
+        yield from self.views.values()
 
 
 def initial_values(layout: Layout, hidden_size: int, dtype: np.dtype[Any], seed: int | None) -> NDArray[Any]:
@@ -192,7 +197,7 @@ def _floats(name: str, value: Any) -> NDArray[Any]:
     """Value as an array if it is one of floats (any precision, any library with ``__array__``)."""
     if not hasattr(value, "__array__") or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"mapping[{name!r}] must be an array of floats, got {type(value).__name__}")
-    array = np.asarray(value)
+    array = value.get() if is_cupy(value) else np.asarray(value)
     # ml_dtypes' bfloat16 has kind "V" and its own name; NumPy's structured and raw void types are called otherwise.
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise TypeError(f"mapping[{name!r}] must be an array of floats, got dtype {array.dtype}")

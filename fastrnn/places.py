@@ -44,8 +44,14 @@ class Place(Protocol):
     def to_host(self, array: Any) -> NDArray[Any]:
         """The inverse of ``from_host``."""
 
+    def synchronize(self) -> None:
+        """Wait until all is computed."""
+
     def apply_mask(self, array: Any, p: float, seed: int, boundary: int) -> None:
         """See ``fastrnn.dropout.apply_mask``: the same mask everywhere."""
+
+    def writeable(self, array: Any) -> bool:
+        """Whether an array may be written to."""
 
     def set_writeable(self, array: Any, writeable: bool) -> None:
         """Make an array read-only or writeable, where its library knows such a thing."""
@@ -89,14 +95,20 @@ class _Host:
     def to_host(self, array: NDArray[Any]) -> NDArray[Any]:
         return array
 
+    def synchronize(self) -> None:
+        pass
+
     def apply_mask(self, array: NDArray[Any], p: float, seed: int, boundary: int) -> None:
         dropout.apply_mask(array, p, seed, boundary)
+
+    def writeable(self, array: NDArray[Any]) -> bool:
+        return array.flags.writeable
 
     def set_writeable(self, array: NDArray[Any], writeable: bool) -> None:
         array.flags.writeable = writeable
 
 
-HOST = _Host()
+HOST: Place = _Host()
 
 
 class Kind(NamedTuple):
@@ -117,7 +129,7 @@ def place_of(device: str) -> Place:
 
     Raises ``fastrnn.GPUUnavailable`` (a RuntimeError) where there is no GPU to be used, saying what is missing.
     """
-    return HOST if device == "cpu" else cast(Any, load(device)).place()
+    return HOST if device == "cpu" else cast(Place, cast(Any, load(device)).place())
 
 
 def is_cupy(value: Any) -> bool:

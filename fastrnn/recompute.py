@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fastrnn.backend import Backend, load
 from fastrnn.cells import Cell
+from fastrnn.places import Place
 from fastrnn.sequences import Schedule
 
 __all__ = ["Recomputing", "kernels"]
@@ -37,8 +38,8 @@ class Kept(NamedTuple):
 class Recomputing:
     """A backend's ``forward`` and ``backward`` for one call, keeping the state every ``every`` steps."""
 
-    def __init__(self, backend: Backend, every: int) -> None:
-        self.backend, self.every = backend, every
+    def __init__(self, place: Place, every: int) -> None:
+        self.backend, self.arrays, self.every = load(place.device), place.arrays, every
         self._latest: list[Any] = []
 
     def forward(
@@ -57,7 +58,7 @@ class Recomputing:
         segments = schedule.segments(self.every)
         _set(final, state)
         _clear_padding(y, schedule)
-        states = tuple([np.empty((len(segments), *part.shape), part.dtype) for part in final])
+        states = tuple([self.arrays.empty((len(segments), *part.shape), part.dtype) for part in final])
         latest: list[Any] = []
         if not schedule.reverse:
             # The forward direction is the one with which backward begins a layer. What the layer below left must go.
@@ -96,7 +97,7 @@ class Recomputing:
         if not accumulate_dx:
             _clear_padding(dx, schedule)
         sums = backend.accumulators(packed)
-        unused = tuple([np.empty_like(part) for part in dinitial])
+        unused = tuple([self.arrays.empty_like(part) for part in dinitial])
         try:
             tape = saved.latest.pop()
         except IndexError:
@@ -113,10 +114,9 @@ class Recomputing:
         sums.store_in(grads, accumulate)
 
 
-def kernels(device: str, recompute: int) -> Backend | Recomputing:
-    """What runs a device's layers forward and backward, keeping the state every ``recompute`` steps unless 0."""
-    backend = load(device)
-    return Recomputing(backend, recompute) if recompute else backend
+def kernels(place: Place, recompute: int) -> Backend | Recomputing:
+    """What runs a place's layers forward and backward, keeping the state every ``recompute`` steps unless 0."""
+    return Recomputing(place, recompute) if recompute else load(place.device)
 
 
 def _set(states: tuple[NDArray[Any], ...], values: Sequence[NDArray[Any] | None] | None) -> None:

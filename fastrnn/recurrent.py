@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -14,6 +15,7 @@ from fastrnn.backend import load
 from fastrnn.cells import CELLS, Cell, cell_for
 from fastrnn.checks import State
 from fastrnn.parameters import FlatParameters, Layout, ParameterDict, initial_values, read_mapping
+from fastrnn.places import Kind, place_of
 from fastrnn.stream import Stream
 from fastrnn.tape import Gradients, Tape
 
@@ -22,7 +24,7 @@ __all__ = ["RecurrentLayer"]
 # What parameters, tapes and streams were made for.
 _FIXED = frozenset(
     ("input_size", "hidden_size", "num_layers", "num_directions", "bias", "batch_first", "bidirectional")
-    + ("dropout", "dtype", "device", "cell", "layout", "nonlinearity", "peephole", "coupled", "reset_after")
+    + ("dropout", "dtype", "device", "kind", "cell", "layout", "nonlinearity", "peephole", "coupled", "reset_after")
 )
 
 
@@ -86,19 +88,20 @@ class RecurrentLayer:
         self.batch_first = checks.flag("batch_first", batch_first)
         self.bidirectional = checks.flag("bidirectional", bidirectional)
         self.dropout = checks.dropout(dropout)
-        self.dtype = checks.dtype(dtype)
         self.device = checks.device(device)
+        place = place_of(self.device)
+        self.dtype = checks.dtype(dtype, place)
+        self.kind = Kind.of(place, self.dtype)
         seed = checks.seed(seed)
         self.__dict__.update(cell_options)
         self.cell: Cell = cell_for(self._kind, **cell_options)
-        if self.device != "cpu":
-            load(self.device)
         self.num_directions = 1 + self.bidirectional
         self.layout = Layout.of(
             self.cell, self.input_size, self.hidden_size, self.num_layers, self.num_directions, self.bias
         )
         flat = initial_values(self.layout, self.hidden_size, self.dtype, seed)
-        self._parameters = FlatParameters(self.layout, flat)
+        self._parameters = FlatParameters(self.layout, place.from_host(flat))
+        self._precision = "exact"
         self._kept_packs: KeptPacks | None = None  # None: unfrozen
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -142,7 +145,8 @@ class RecurrentLayer:
         Raises TypeError for anything but arrays of the layer's dtype, ValueError for a shape or a value that does
         not fit. Nothing is written to the arguments.
         """
-        return network.infer(self, x, state, lengths, resets, return_sequences)
+        with self.kind.place.current():
+            return network.infer(self, x, state, lengths, resets, return_sequences)
 
     def forward(
         self,
@@ -172,7 +176,8 @@ class RecurrentLayer:
 
         Raises as calling the layer does; TypeError or ValueError unless recompute is an integer of at least 0.
         """
-        return network.train(self, x, state, lengths, resets, seed, recompute)
+        with self.kind.place.current():
+            return network.train(self, x, state, lengths, resets, seed, recompute)
 
     def backward(
         self,
@@ -202,7 +207,8 @@ class RecurrentLayer:
         Raises RuntimeError for a consumed tape; ValueError for another layer's tape, for dy and dstate both None,
         and for shapes that do not fit; TypeError for other dtypes.
         """
-        return network.backward(self, tape, dy, dstate, input_grad, keep_tape, out)
+        with self.kind.place.current():
+            return network.backward(self, tape, dy, dstate, input_grad, keep_tape, out)
 
     def stream(self, batch_size: int = 1, state: State | None = None, *, weights: str | None = None) -> Stream:
         """A step-by-step run on a snapshot of the parameters, packed once. See ``fastrnn.Stream``.
@@ -211,7 +217,8 @@ class RecurrentLayer:
 
         Raises ValueError for a bidirectional layer: its reverse direction needs the whole sequence.
         """
-        return Stream(self, batch_size, state, weights)
+        with self.kind.place.current():
+            return Stream(self, batch_size, state, weights)
 
     # Parameters
 
@@ -239,7 +246,9 @@ class RecurrentLayer:
         """
         if self.frozen:
             raise RuntimeError("the layer is frozen: call unfreeze() before load_params()")
-        self._parameters.flat[...] = read_mapping(mapping, self.layout, self.dtype)
+        place = self.kind.place
+        with place.current():
+            self._parameters.flat[...] = place.from_host(read_mapping(mapping, self.layout, self.dtype))
 
     @property
     def frozen(self) -> bool:
@@ -262,17 +271,38 @@ class RecurrentLayer:
 
         Raises ValueError for other weights, or a layer of another dtype.
         """
-        bf16 = checks.weights_storage(weights, self.dtype)
+        bf16 = checks.weights_storage(weights, self.kind)
         if self._kept_packs is None or self._kept_packs.bf16 != bf16:
-            self._parameters.set_writeable(False)
+            self._set_writeable(False)
             self._kept_packs = KeptPacks(bf16)
         return self
 
     def unfreeze(self) -> Self:
         """Make the parameters writeable again. Returns the layer."""
         self._kept_packs = None
-        self._parameters.set_writeable(True)
+        self._set_writeable(True)
         return self
+
+    def _set_writeable(self, writeable: bool) -> None:
+        for array in self._parameters.arrays():
+            self.kind.place.set_writeable(array, writeable)
+
+    @property
+    def precision(self) -> str:
+        """How products of a float32 layer on a GPU are taken: "exact" (float32, the default), "tf32" (operands rounded
+        to 10 bits of mantissa) or "3xtf32" (as close to float32 as TF32 gets; today the same as "exact").
+
+        Setting it raises ValueError for other values, and on the CPU for any but "exact".
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        value = checks.precision(value, self.kind.place)
+        if value != self._precision:
+            self._precision = value
+            if self._kept_packs is not None:
+                self._kept_packs = KeptPacks(self._kept_packs.bf16)
 
     def packed_weights(self, backward: bool, weights: str | None = None) -> tuple[Any, ...]:
         """The backend's form of all weights, per layer * D + direction; kept if the layer is frozen.
@@ -283,7 +313,7 @@ class RecurrentLayer:
         if weights is None:
             asked = kept is not None and kept.bf16
         else:
-            asked = checks.weights_storage(weights, self.dtype)
+            asked = checks.weights_storage(weights, self.kind)
         bf16 = asked and not backward
         if kept is None or asked != kept.bf16:
             return self._pack(backward, bf16, once=True)
@@ -294,31 +324,47 @@ class RecurrentLayer:
         return packed
 
     def _pack(self, backward: bool, bf16: bool, once: bool) -> tuple[Any, ...]:
-        pack, cell = load(self.device).pack, self.cell
+        pack: Any = load(self.device).pack
+        cell = self.cell
+        if self._precision != "exact":
+            pack = functools.partial(pack, precision=self._precision)
         return tuple([pack(cell, *weights, backward, bf16, once) for weights in self._parameters.weights])
 
     def to(self, device: str) -> Self:
-        """Move the layer to a device, in place, and return it; views of the old parameters are dead.
+        """Move the layer to "cpu" or "cuda" (the current GPU), in place, and return it.
 
-        Raises NotImplementedError for ``"cuda"``, which this version lacks.
+        Views of the old parameters, ``params`` among them, and tapes are dead. Raises ``fastrnn.GPUUnavailable`` where
+        no GPU can be used, and ValueError for what the device lacks: the layer's dtype, its precision, or weights
+        frozen as bfloat16. Then nothing has changed.
         """
-        device = checks.device(device)
-        if device != self.device:
-            load(device)
-        return self
+        place, old = place_of(checks.device(device)), self.kind.place
+        if place == old:
+            return self
+        checks.dtype(self.dtype, place)
+        checks.precision(self._precision, place)
+        kept = self._kept_packs
+        weights = "bfloat16" if kept is not None and kept.bf16 else None
+        kind = Kind.of(place, self.dtype)
+        checks.weights_storage(weights, kind)
+        flat = place.from_host(old.to_host(self.flat_params))
+        self.__dict__.update(device=place.device, kind=kind, _parameters=FlatParameters(self.layout, flat))
+        self._kept_packs = None
+        return self if kept is None else self.freeze(weights=weights)
 
     # Copies
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__, cell=self.cell.name)  # the row of the table, not a copy of it
-        state["_parameters"] = self.flat_params
+        state["_parameters"] = self.kind.place.to_host(self.flat_params)
+        del state["kind"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         kept = state["_kept_packs"]
-        self.__dict__.update(state, cell=CELLS[state["cell"]], _kept_packs=None)
+        kind = Kind.of(place_of(state["device"]), state["dtype"])
+        self.__dict__.update(state, cell=CELLS[state["cell"]], kind=kind, _kept_packs=None)
         # An unpickled array may not own its memory, and could then not be thawed.
-        self._parameters = FlatParameters(self.layout, np.array(state["_parameters"]))
+        self._parameters = FlatParameters(self.layout, kind.place.from_host(np.array(state["_parameters"])))
         if kept is not None:
             self.freeze(weights="bfloat16" if kept.bf16 else None)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import checks
@@ -36,13 +35,14 @@ class Stream:
         self._batch_size = B = checks.integer("batch_size", batch_size, 1, checks.MOST_SIZE)
         if layer.bidirectional:
             raise ValueError("stream() needs a layer of one direction, got bidirectional=True")
-        self._dtype, self._states = layer.dtype, layer.cell.states
+        self._kind, self._states = layer.kind, layer.cell.states
         self._num_layers, H = layer.num_layers, layer.hidden_size
         self._shapes = ((B, layer.input_size), (layer.input_size,), (self._num_layers, B, H))
         initial = None if state is None else self._checked(state)
         make = load(layer.device).stepper
         packed = layer.packed_weights(backward=False, weights=weights)
-        outputs = [np.zeros((B, H), layer.dtype) for _ in packed]
+        self._arrays = layer.kind.place.arrays
+        outputs = [self._arrays.zeros((B, H), layer.dtype) for _ in packed]
         self._steppers = tuple(make(layer.cell, p, B) for p in packed)
         self._chain = tuple(zip([s.step for s in self._steppers], outputs, strict=True))
         self._y = outputs[-1]
@@ -52,7 +52,7 @@ class Stream:
 
     def __call__(self, x_t: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Take one step. Raises TypeError or ValueError, before any work, for arguments that do not fit."""
-        x = checks.array("x_t", x_t, self._dtype)
+        x = checks.array("x_t", x_t, self._kind)
         batch, row, _ = self._shapes
         y = self._y
         if x.shape != batch:
@@ -63,23 +63,23 @@ class Stream:
             x = x[None]
         if out is not None:
             letters = "(B, H)" if y is self._y else "(H,)"
-            out = checks.output("out", out, self._dtype, y.shape, letters)
+            out = checks.output("out", out, self._kind, y.shape, letters)
         # The last output fed back counts too: a step must not write over what it reads.
-        flags = x.flags
-        if not (flags.c_contiguous and flags.aligned) or x is self._y or x.base is self._y:
+        if not (x.flags.c_contiguous and self._kind.place.kernel_ready(x)) or x is self._y or x.base is self._y:
             x = x.copy()
         for step, h in self._chain:
             step(x, h)
             x = h
         if out is None:
             return y
-        np.copyto(out, y)
+        out[...] = y
         return out
 
     @property
     def state(self) -> State:
         """A copy of the state: h, or (h, c), each (num_layers, B, H). Assigning sets it."""
-        parts = tuple(np.stack([stepper.state[k] for stepper in self._steppers]) for k in range(len(self._states)))
+        states = zip(*[stepper.state for stepper in self._steppers], strict=True)
+        parts = tuple([self._arrays.stack(parts) for parts in states])
         return parts[0] if len(parts) == 1 else parts
 
     @state.setter
@@ -101,9 +101,9 @@ class Stream:
         """A state as (L, B, H) arrays; (L, H) counts as one where the batch size is 1, as for unbatched x."""
         shape, what = self._shapes[2], "(num_layers, B, H)"
         if self._batch_size == 1 and _all_unbatched(value):
-            parts = checks.states("state", value, self._dtype, self._states, shape[::2], "(num_layers, H)")
+            parts = checks.states("state", value, self._kind, self._states, shape[::2], "(num_layers, H)")
             return tuple(part[:, None] for part in parts if part is not None)
-        return checks.states("state", value, self._dtype, self._states, shape, what)
+        return checks.states("state", value, self._kind, self._states, shape, what)
 
     def _assign(self, parts: tuple[NDArray[Any], ...]) -> None:
         for k, stepper in enumerate(self._steppers):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastrnn.checks import State
 from fastrnn.parameters import FlatParameters, Layout, ParameterDict
+from fastrnn.places import Place
 from fastrnn.sequences import Schedule
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Record(NamedTuple):
     batch_first: bool
     dropout: float
     recompute: int
+    place: Place
 
 
 class Tape:

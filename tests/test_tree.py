@@ -20,6 +20,7 @@ PUBLIC = {
     "LSTM",
     "RNN",
     "Explanation",
+    "GPUUnavailable",
     "Gradients",
     "Stream",
     "Tape",

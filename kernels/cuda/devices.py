@@ -10,6 +10,8 @@ import functools
 import sys
 from typing import Any, NoReturn
 
+from fastrnn.backend import GPUUnavailable
+
 __all__ = ["ARCHITECTURES", "LEAST_CAPABILITY", "GPUUnavailable", "architecture", "cublas", "nvrtc", "require"]
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -20,10 +22,6 @@ LEAST_CAPABILITY = 75
 
 _OLDEST_CUDA = 12  # that there is a CuPy 14 for
 _LATEST_CUDA = 13
-
-
-class GPUUnavailable(RuntimeError):
-    """device="cuda" cannot be used here; the message says what is missing and what to install."""
 
 
 def _missing(what: str, remedy: str) -> NoReturn:

@@ -76,8 +76,14 @@ class Gpu:
     def to_host(self, array: Any) -> NDArray[Any]:
         return array.get()
 
+    def synchronize(self) -> None:
+        self.arrays.cuda.get_current_stream().synchronize()
+
     def apply_mask(self, array: Any, p: float, seed: int, boundary: int) -> None:
         apply_mask(array, p, seed, boundary)
+
+    def writeable(self, array: Any) -> bool:
+        return True
 
     def set_writeable(self, array: Any, writeable: bool) -> None:
         """Nothing: a CuPy array can't be locked."""

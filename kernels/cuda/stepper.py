@@ -26,7 +26,8 @@ class Stepper:
 
     def step(self, x: Any, out: Any) -> None:
         """Take one step from x (B, I), and write h into out (B, H)."""
-        forward(self._cell, self._packed, x[None], self._state, self._schedule, None, out[None], self._next, False)
+        with devices.require().cuda.Device(self._packed.device):
+            forward(self._cell, self._packed, x[None], self._state, self._schedule, None, out[None], self._next, False)
         self._state, self._next = self._next, self._state
 
     @property
