@@ -196,7 +196,8 @@ def states(
     found: list[NDArray[Any] | None] = []
     for part in parts:
         # Spelling labels and letters takes 0.8 us, so what fits is seen first.
-        if type(part) is not kind.plain or part.dtype != kind.dtype or part.shape != shape:
+        plain = type(part) is kind.plain
+        if not plain or part.dtype != kind.dtype or part.shape != shape:
             if part is None and holes:
                 found.append(None)
                 continue

@@ -26,6 +26,8 @@ class Place(Protocol):
     arrays: Any  # the module that makes arrays: numpy, cupy
     plain: type | None  # the type of arrays that ``own`` need not look at
 
+    def __hash__(self) -> int: ...
+
     def own(self, name: str, value: Any) -> Any:
         """Value as an array of this place, never a copy; TypeError or ValueError with the way out."""
 
@@ -61,8 +63,8 @@ class _Host:
     """NumPy arrays."""
 
     device = "cpu"
-    dtypes = ("float32", "float64")
-    arrays = np
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    arrays: Any = np
     plain: type | None = np.ndarray
     _nothing = contextlib.nullcontext()
 

@@ -45,8 +45,8 @@ class Stream:
         outputs = [self._arrays.zeros((B, H), layer.dtype) for _ in packed]
         self._steppers = tuple(make(layer.cell, p, B) for p in packed)
         self._chain = tuple(zip([s.step for s in self._steppers], outputs, strict=True))
-        self._y = outputs[-1]
-        self._y_row = self._y[0]
+        self._y: NDArray[Any] = outputs[-1]
+        self._y_row: NDArray[Any] = self._y[0]
         if initial is not None:
             self._assign(initial)
 

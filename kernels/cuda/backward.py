@@ -21,7 +21,7 @@ __all__ = ["backward"]
 def backward(
     cell: Cell, packed: Packed, saved: Saved, x: Any, schedule: Schedule, resets: Any, dy: Any,
     dfinal: Sequence[Any] | None, dx: Any, dinitial: tuple[Any, ...], grads: tuple[Any, ...] | Accumulators,
-    consume: bool = True, accumulate_dx: bool = False,
+    consume: bool = True, accumulate_dx: bool = False, accumulate: bool = True,
 ) -> None:  # fmt: skip
     """See ``fastrnn.backend.Backend``."""
     batch = Batch.of(schedule)
@@ -41,7 +41,7 @@ def backward(
         walk.launch_persistent(policy, True, 0, batch.steps)
     else:
         _step_by_step(walk, slab)
-    add_gradients(walk, saved._replace(slab=slab), x, d_peephole, dx, accumulate_dx, grads)
+    add_gradients(walk, saved._replace(slab=slab), x, d_peephole, dx, accumulate_dx, grads, accumulate)
 
 
 def _step_by_step(walk: Walk, slab: Any) -> None:

@@ -27,11 +27,11 @@ class Accumulators:
         shapes += [(len(packed.cell.peepholes) * H,) if packed.cell.peepholes else None]
         self.arrays = tuple(None if shape is None else cupy.zeros(shape, sums) for shape in shapes)
 
-    def add_to(self, arrays: tuple[Any, ...]) -> None:
+    def store_in(self, arrays: tuple[Any, ...], add: bool) -> None:
         """See ``fastrnn.backend.Accumulators``."""
         for mine, target in zip(self.arrays, arrays, strict=True):
             if mine is not None:
-                target += mine
+                _store(target, mine, add)
 
 
 def accumulators(packed: Packed) -> Accumulators:
@@ -41,10 +41,12 @@ def accumulators(packed: Packed) -> Accumulators:
 
 def add_gradients(
     walk: Walk, saved: Saved, x: Any, d_peephole: Any, dx: Any, accumulate_dx: bool,
-    grads: tuple[Any, ...] | Accumulators,
+    grads: tuple[Any, ...] | Accumulators, add: bool,
 ) -> None:  # fmt: skip
-    """Add into grads (w_ih, w_hh, b_ih, b_hh, peephole), and fill dx or add to it. saved.slab has dz."""
-    w_ih, w_hh, b_ih, b_hh, peephole = grads.arrays if isinstance(grads, Accumulators) else grads
+    """Fill or add to grads (w_ih, w_hh, b_ih, b_hh, peephole), and dx. saved.slab has dz."""
+    if isinstance(grads, Accumulators):
+        grads, add = grads.arrays, True
+    w_ih, w_hh, b_ih, b_hh, peephole = grads
     cell, batch, H = walk.cell, walk.batch, walk.H
     rows = batch.total
 
@@ -54,20 +56,31 @@ def add_gradients(
     if dx is not None:
         _input_gradient(walk, dz, dx, accumulate_dx)
     if not rows:
+        if not add:
+            for array in grads:
+                if array is not None:
+                    array[...] = 0
         return
     inputs, _alive = batch.gather(x, 0, rows)
     for run in runs(cell.name, "x"):
-        walk.gemm(dz(run), inputs, walk.gates(w_ih, run), a_transposed=True, add=True)
+        walk.gemm(dz(run), inputs, walk.gates(w_ih, run), a_transposed=True, add=add)
     for run, multiplied in zip(walk.phases, (saved.hs, saved.operand), strict=False):
-        walk.gemm(dz(run), walk.rows_of(multiplied, 0, rows), walk.gates(w_hh, run), a_transposed=True, add=True)
+        walk.gemm(dz(run), walk.rows_of(multiplied, 0, rows), walk.gates(w_hh, run), a_transposed=True, add=add)
     if b_ih is not None:
         sums = sum_of_rows(saved.slab.reshape(rows, -1), walk.dtype).reshape(-1, H)
         for source, bias in (("x", b_ih), ("h", b_hh)):
             by_gate = bias.reshape(-1, H)
             for run in runs(cell.name, source):
-                by_gate[run.gate : run.gate + run.count] += sums[run.slot : run.slot + run.count]
+                _store(by_gate[run.gate : run.gate + run.count], sums[run.slot : run.slot + run.count], add)
     if peephole is not None:
-        peephole += sum_of_rows(d_peephole, walk.sums)
+        _store(peephole, sum_of_rows(d_peephole, walk.sums), add)
+
+
+def _store(target: Any, values: Any, add: bool) -> None:
+    if add:
+        target += values
+    else:
+        target[...] = values
 
 
 def _input_gradient(walk: Walk, dz: Any, dx: Any, add: bool) -> None:

@@ -45,7 +45,7 @@ class Packed:
 
 def pack(
     cell: Cell, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, peephole: Any,
-    backward: bool = False, bf16: bool = False, precision: str = "exact",
+    backward: bool = False, bf16: bool = False, once: bool = False, precision: str = "exact",
 ) -> Packed:  # fmt: skip
     """See ``fastrnn.backend.Backend``. Refers to the weights; raises ValueError for ``bf16``."""
     if bf16:
