@@ -23,6 +23,7 @@ KERNEL(add, 256, Arguments) {
     const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
     if (i < a.n) a.data[i] += a.value;
 }
+KERNEL(add_to_one, 64, Arguments) { a.data[0] += a.value; }
 KERNEL(through_shared_memory, 64, Arguments) {
     SHARED_MEMORY(float, shared);
     shared[threadIdx.x + 20000] = a.value;
@@ -263,6 +264,42 @@ def test_nvrtc_says_what_is_wrong(cupy):
         module.load(b"\x7fELF")
     with pytest.raises(cupy.cuda.driver.CUDADriverError, match="NO_BINARY_FOR_GPU"):
         module.load(compiled(options=("-arch=sm_100",)))
+
+
+SANITIZED = """
+import numpy as np
+from tests.cuda import stand_in
+from tests.cuda.test_stand_in import arguments, kernel
+with stand_in.installed(sanitizer={sanitizer!r}) as cupy:
+    array = cupy.zeros(37, np.float32)
+    block = arguments(array, n={n})
+    {then}
+    kernel(cupy, {name!r})((1,), (64,), (block,))
+print("done")
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("sanitizer", "name", "n", "then", "report"),
+    [
+        ("address", "add", 37, "", None),
+        ("address", "add", 38, "", "use-after-poison"),  # one beyond the array
+        ("address", "add", 37, "del array", "use-after-poison"),
+        ("thread", "add", 37, "", None),
+        ("thread", "add_to_one", 1, "", "data race"),
+    ],
+)
+def test_kernels_under_a_sanitizer(sanitizer, name, n, then, report):
+    reason = emulator.sanitizer_available(sanitizer)
+    if reason:
+        pytest.skip(reason)
+    script = SANITIZED.format(sanitizer=sanitizer, name=name, n=n, then=then)
+    printed, reports = emulator.run_sanitized(sanitizer, script)
+    if report is None:
+        assert printed == "done\n" and not reports
+    else:
+        assert any(report in line for line in reports), reports
 
 
 # ---- streams and graphs ----

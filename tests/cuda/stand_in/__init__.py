@@ -108,15 +108,18 @@ _before: dict[str, types.ModuleType] = {}
 _opener = ctypes.CDLL
 
 
-def install(devices: int = 1, capability: str = "90", schedule: str = "random", seed: int = 1) -> types.ModuleType:
+def install(
+    devices: int = 1, capability: str = "90", schedule: str = "random", seed: int = 1, sanitizer: str = ""
+) -> types.ModuleType:
     """Put the stand-in in CuPy's place in this process, and return the module cupy.
 
     ``devices`` GPUs of a compute capability ("90"); ``schedule`` and ``seed`` as in `emulator.Library.launch`, each
-    launch with a seed of its own. `uninstall` undoes it.
+    launch with a seed of its own. ``sanitizer`` as in `emulator.build`: then kernels are watched, and "address" watches
+    the arrays' surroundings too. `uninstall` undoes it.
     """
     if _is_installed():
         raise RuntimeError("the stand-in is installed already")
-    device.reset(devices=devices, capability=capability, schedule=schedule, seed=seed)
+    device.reset(devices=devices, capability=capability, schedule=schedule, seed=seed, sanitizer=sanitizer)
     _before.update({name: sys.modules.pop(name) for name in list(sys.modules) if _is_cupy(name)})
     sys.modules.update(modules())
     ctypes.CDLL = libraries.OpenedByName

@@ -44,7 +44,7 @@ class ndarray:
         dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
         pointer = memory.alloc(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize) if memptr is None else memptr
         self._memory, self._base = pointer.mem, None
-        raw = pointer.mem.bytes
+        raw = pointer.mem._bytes
         self._host = np.ndarray(shape, dtype, raw, pointer.ptr - pointer.mem.ptr, strides, order)
 
     # What it is
@@ -114,9 +114,6 @@ class ndarray:
 
     def __float__(self) -> float:
         return float(self.get())
-
-    def __index__(self) -> int:
-        return operator.index(self.get())
 
     def __reduce__(self) -> Any:
         return array, (self.get(),)
@@ -220,16 +217,16 @@ class ndarray:
 
     # NumPy's functions, where CuPy has one of the same name
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
-        target = out[0] if isinstance(out, tuple) else out
-        return _calculated(getattr(ufunc, method), *inputs, out=target, **kwargs)
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        (out,) = kwargs.pop("out", None) or (None,)
+        return _calculated(getattr(ufunc, method), *inputs, out=out, **kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func.__name__ in ("shape", "ndim", "size"):
             return getattr(args[0], func.__name__)
         ours = globals().get(func.__name__)
-        if ours is None or any(kind is np.ndarray for kind in types):
-            raise TypeError("Unsupported type <class 'numpy.ndarray'>" if ours else f"the stand-in lacks {func}")
+        if ours is None:
+            raise TypeError(f"the stand-in has nothing for numpy.{func.__name__}")
         return ours(*args, **kwargs)
 
 
@@ -243,7 +240,8 @@ def _operators() -> None:
         plain, in_place = getattr(operator, f"__{name}__"), getattr(operator, f"__i{name}__")
         define(name, lambda a, b, f=plain: _calculated(f, a, b))
         define(f"r{name}", lambda a, b, f=plain: _calculated(f, b, a))
-        define(f"i{name}", lambda a, b, f=in_place: _in_place(f, a, b))
+        if name != "matmul":
+            define(f"i{name}", lambda a, b, f=in_place: _in_place(f, a, b))
     for name in "eq ne lt le gt ge".split():
         compare = getattr(operator, name)
         define(name, lambda a, b, f=compare: _calculated(f, a, b))

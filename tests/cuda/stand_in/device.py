@@ -61,9 +61,16 @@ class World:
 
     number = 0
 
-    def __init__(self, devices: int = 1, capability: str = "90", schedule: str = "random", seed: int = 1):
+    def __init__(
+        self,
+        devices: int = 1,
+        capability: str = "90",
+        schedule: str = "random",
+        seed: int = 1,
+        sanitizer: str = "",
+    ):
         self.number += 1
-        self.devices, self.capability = devices, capability
+        self.devices, self.capability, self.sanitizer = devices, capability, sanitizer
         self.schedule, self.seed = schedule, seed  # of the emulator; every launch has a seed of its own
         self.launches = 0
         self.captures: dict[int, Capture] = {}  # by the stream's address

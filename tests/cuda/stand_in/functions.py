@@ -68,7 +68,7 @@ class Module:
         own_major, own_minor = divmod(int(device.world.capability), 10)
         if major != own_major or minor > own_minor or (arch.endswith("a") and minor != own_minor):
             raise failure(209, f"code for {arch} on a device of sm_{device.world.capability}")
-        self._library = emulator.build(source, defines=defines)
+        self._library = emulator.build(source, device.world.sanitizer, defines)
         self._device = device.getDevice()
 
     def get_function(self, name: str) -> Function:

@@ -186,7 +186,7 @@ def compileProgram(prog: int, options: Sequence[str]) -> None:
         raise NVRTCError(5)
     defines = [re.sub("^(-D|--define-macro=)", "", o) for o in options if o.startswith(("-D", "--define-macro="))]
     try:
-        emulator.build(program.source, defines=defines)
+        emulator.build(program.source, device.world.sanitizer, defines)
     except emulator.EmulatorError as error:
         program.log = str(error)
         raise NVRTCError(6) from None

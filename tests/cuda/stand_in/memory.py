@@ -36,31 +36,48 @@ class Memory:
         with _lock:
             shelf = _pool[self._shelf]
             self._block = shelf.pop() if shelf else _aligned(room + 2 * ALIGNMENT)
+        _watched(self._block, False)
         self._block[:] = _POISON
         self.ptr = self._block.ctypes.data + ALIGNMENT
+        self._watch_sides(True)
         _live[self.ptr] = self
 
     @property
-    def bytes(self) -> np.ndarray:
+    def _bytes(self) -> np.ndarray:
         return self._block[ALIGNMENT : ALIGNMENT + self.size]
+
+    def _watch_sides(self, on: bool) -> None:
+        _watched(self._block[:ALIGNMENT], on)
+        _watched(self._block[ALIGNMENT + self.size :], on)
 
     def overrun(self) -> str:
         """What was written beside this memory, or nothing."""
+        self._watch_sides(False)
         beside = np.nonzero(self._block != _POISON)[0] - ALIGNMENT
         beside = beside[(beside < 0) | (beside >= self.size)]
+        self._watch_sides(True)
         if not beside.size:
             return ""
         return f"{beside.size} bytes were written beside an array of {self.size} bytes, the first at offset {beside[0]}"
 
     def __del__(self) -> None:
-        if not hasattr(self, "_block"):
+        if not hasattr(self, "ptr"):
             return
         found = self.overrun()
         if found and self._world == device.world.number:
             device.world.overruns.append(found)
+        self._watch_sides(False)
         self._block[:] = _POISON
+        _watched(self._block, True)
         with _lock:
             _pool[self._shelf].append(self._block)
+
+
+def _watched(region: np.ndarray, on: bool) -> None:
+    """Have AddressSanitizer, where it is there, report who touches these bytes, or let it be."""
+    if device.world.sanitizer == "address":
+        tell = ctypes.CDLL(None)["__asan_poison_memory_region" if on else "__asan_unpoison_memory_region"]
+        tell(ctypes.c_void_p(region.ctypes.data), ctypes.c_size_t(region.size))
 
 
 class UnownedMemory:
@@ -72,7 +89,7 @@ class UnownedMemory:
         _live[ptr] = self
 
     @property
-    def bytes(self) -> np.ndarray:
+    def _bytes(self) -> np.ndarray:
         return at(self.ptr, self.size)
 
 
