@@ -12,7 +12,16 @@ from typing import Any, NoReturn
 
 from fastrnn.backend import GPUUnavailable
 
-__all__ = ["ARCHITECTURES", "LEAST_CAPABILITY", "GPUUnavailable", "architecture", "cublas", "nvrtc", "require"]
+__all__ = [
+    "ARCHITECTURES",
+    "LEAST_CAPABILITY",
+    "GPUUnavailable",
+    "architecture",
+    "cublas",
+    "cublas_library",
+    "nvrtc",
+    "require",
+]
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 """What the kernels are tested to compile for: Turing, Ampere, Ada, Hopper, Blackwell."""
@@ -128,6 +137,13 @@ def cublas() -> Any:
 def _gist(error: Exception) -> str:
     """The first line that says something; CuPy frames its own."""
     return next((line for line in str(error).splitlines() if line.strip(" =")), type(error).__name__)
+
+
+@functools.cache
+def cublas_library() -> Any:
+    """cuBLAS itself, which CuPy has loaded, past CuPy's binding."""
+    major = _cupy(0).cuda.runtime.runtimeGetVersion() // 1000
+    return ctypes.CDLL(f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}")
 
 
 def _libraries(cupy: Any) -> str:

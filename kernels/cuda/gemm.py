@@ -3,6 +3,10 @@ of ours holds the weights."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import threading
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +14,7 @@ import numpy as np
 from . import devices
 from .layout import ELEMENTS
 
-__all__ = ["Gemm", "Matrix"]
+__all__ = ["Gemm", "Matrix", "captured"]
 
 
 class Matrix(NamedTuple):
@@ -63,12 +67,58 @@ class Gemm:
         depth = a.rows if a_transposed else a.columns
         if not (out.rows and out.columns and depth):
             return
-        cupy = devices.require()
+        captured = _thread.captured
+        handle = _handle() if captured is None else captured.handle
         # cuBLAS thinks in columns, and so sees every matrix transposed: out' = b' a'.
         zero, one = self._factors
-        devices.cublas().gemmEx(
-            cupy.cuda.device.get_cublas_handle(), int(b_transposed), int(a_transposed), out.columns, out.rows, depth,
+        (devices.cublas() if captured is None else captured).gemmEx(
+            handle, int(b_transposed), int(a_transposed), out.columns, out.rows, depth,
             one, b.address, ELEMENTS[b.dtype].cuda, b.stride, a.address, ELEMENTS[a.dtype].cuda, a.stride,
             one if add else zero, out.address, ELEMENTS[out.dtype].cuda, out.stride,
             self._compute, _DEFAULT_ALGORITHM,
         )  # fmt: skip
+
+
+def _handle() -> int:
+    return devices.require().cuda.device.get_cublas_handle()
+
+
+class _Captured:
+    """cuBLAS itself, while a stream captures: CuPy's binding refuses to be called then."""
+
+    def __init__(self, stream: Any) -> None:
+        self.handle, self._stream = _handle(), stream
+        self._library = devices.cublas_library()
+
+    def gemmEx(self, handle: int, ta: int, tb: int, m: int, n: int, k: int, *matrices: int) -> None:
+        """As CuPy's. matrices: alpha, A, its type, lda, B, ..., beta, C, ..., compute type, algorithm."""
+        kinds = [ctypes.c_void_p] + 2 * _MATRIX + [ctypes.c_void_p] + _MATRIX + [ctypes.c_int] * 2
+        sizes = [ctypes.c_int(value) for value in (ta, tb, m, n, k)]
+        others = [kind(value) for kind, value in zip(kinds, matrices, strict=True)]
+        self._checked(self._library.cublasSetStream_v2(ctypes.c_void_p(handle), ctypes.c_void_p(self._stream.ptr)))
+        self._checked(self._library.cublasGemmEx(ctypes.c_void_p(handle), *sizes, *others))
+
+    @staticmethod
+    def _checked(status: int) -> None:
+        if status:
+            raise RuntimeError(f"cuBLAS failed while a graph was captured (status {status})")
+
+
+_MATRIX = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+
+
+class _Thread(threading.local):
+    captured: _Captured | None = None
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def captured(stream: Any) -> Iterator[None]:
+    """Products of this thread go to a stream that captures from within on."""
+    _thread.captured = _Captured(stream)
+    try:
+        yield
+    finally:
+        _thread.captured = None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from . import devices
+from .gemm import captured
 
 __all__ = ["replay"]
 
@@ -32,7 +33,8 @@ def replay(key: Hashable, launches: Callable[[], None]) -> None:
     if stream.is_capturing():  # the caller makes a graph of its own
         launches()
         return
-    key = cupy.cuda.runtime.getDevice(), key
+    # A thread has a cuBLAS handle of its own, whose first product must not be captured.
+    key = cupy.cuda.runtime.getDevice(), threading.get_ident(), key
     with _lock:
         seen = key in _graphs
         graph = _graphs.setdefault(key, None)
@@ -52,7 +54,7 @@ def replay(key: Hashable, launches: Callable[[], None]) -> None:
 def _capture(cupy: Any, launches: Callable[[], None]) -> Any:
     # The null stream, which is CuPy's default, can't be captured. Other threads may allocate meanwhile.
     stream = cupy.cuda.Stream(non_blocking=True)
-    with stream:
+    with stream, captured(stream):
         stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
         try:
             launches()
