@@ -39,8 +39,9 @@ setup(
         # Rivals on a GPU, beside CuPy of the cuda extras. haste has to be built from its sources.
         "peers-cuda": ["torch>=2.4", "jax[cuda13]>=0.7", "flashrnn>=1.0.5", "ml_dtypes>=0.5"],
         "dev": ["ruff>=0.14", "mypy>=1.15"],
-        "cuda13": ["cupy-cuda13x>=14", "cuda-toolkit[nvrtc,cudart,cublas]==13.*"],
-        "cuda12": ["cupy-cuda12x>=14", "cuda-toolkit[nvrtc,cudart,cublas]==12.*"],
+        # ml_dtypes: bfloat16.
+        "cuda13": ["cupy-cuda13x>=14", "cuda-toolkit[nvrtc,cudart,cublas]==13.*", "ml_dtypes>=0.5"],
+        "cuda12": ["cupy-cuda12x>=14", "cuda-toolkit[nvrtc,cudart,cublas]==12.*", "ml_dtypes>=0.5"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -33,14 +33,16 @@ class RNN(RecurrentLayer):
         Every layer also walks back in time; y is (T, B, 2*H), forward then reverse. D is 2, else 1.
     dropout : float, 0 <= dropout < 1
         Inverted dropout on the output of every layer but the last, in ``forward`` only.
-    dtype : "float32" or "float64"
-        Of parameters, inputs and results; nothing is cast silently.
-    device : "cpu"
+    dtype : "float32" or "float64"; on a GPU also "float16" or "bfloat16"
+        Of parameters, inputs and results; nothing is cast silently. Of the latter two, sums, c and the gradients of
+        parameters are float32.
+    device : "cpu" or "cuda"
+        NumPy arrays, or CuPy arrays of the GPU that is current when the layer is made.
     seed : int, optional
         Of the initial parameters, U(-1/√H, 1/√H).
 
-    Raises TypeError for an option of another type, ValueError for one out of range, NotImplementedError for
-    device="cuda", which this version lacks.
+    Raises TypeError for an option of another type, ValueError for one out of range, ``fastrnn.GPUUnavailable`` (a
+    RuntimeError) that says what is missing where device="cuda" can't be used.
 
     The parameters of layer k, with "_reverse" appended for the reverse direction: ``weight_ih_l{k}`` (H, I), or
     (H, D*H) above layer 0; ``weight_hh_l{k}`` (H, H); ``bias_ih_l{k}`` and ``bias_hh_l{k}`` (H,).
@@ -105,14 +107,16 @@ class LSTM(RecurrentLayer):
         Every layer also walks back in time; y is (T, B, 2*H), forward then reverse. D is 2, else 1.
     dropout : float, 0 <= dropout < 1
         Inverted dropout on the output of every layer but the last, in ``forward`` only.
-    dtype : "float32" or "float64"
-        Of parameters, inputs and results; nothing is cast silently.
-    device : "cpu"
+    dtype : "float32" or "float64"; on a GPU also "float16" or "bfloat16"
+        Of parameters, inputs and results; nothing is cast silently. Of the latter two, sums, c and the gradients of
+        parameters are float32.
+    device : "cpu" or "cuda"
+        NumPy arrays, or CuPy arrays of the GPU that is current when the layer is made.
     seed : int, optional
         Of the initial parameters, U(-1/√H, 1/√H).
 
-    Raises TypeError for an option of another type, ValueError for one out of range, NotImplementedError for
-    device="cuda", which this version lacks.
+    Raises TypeError for an option of another type, ValueError for one out of range, ``fastrnn.GPUUnavailable`` (a
+    RuntimeError) that says what is missing where device="cuda" can't be used.
 
     The parameters of layer k, with "_reverse" appended for the reverse direction: ``weight_ih_l{k}`` (4*H, I), or
     (4*H, D*H) above layer 0; ``weight_hh_l{k}`` (4*H, H); ``bias_ih_l{k}`` and ``bias_hh_l{k}`` (4*H,): gates i, f,
@@ -180,14 +184,16 @@ class GRU(RecurrentLayer):
         Every layer also walks back in time; y is (T, B, 2*H), forward then reverse. D is 2, else 1.
     dropout : float, 0 <= dropout < 1
         Inverted dropout on the output of every layer but the last, in ``forward`` only.
-    dtype : "float32" or "float64"
-        Of parameters, inputs and results; nothing is cast silently.
-    device : "cpu"
+    dtype : "float32" or "float64"; on a GPU also "float16" or "bfloat16"
+        Of parameters, inputs and results; nothing is cast silently. Of the latter two, sums, c and the gradients of
+        parameters are float32.
+    device : "cpu" or "cuda"
+        NumPy arrays, or CuPy arrays of the GPU that is current when the layer is made.
     seed : int, optional
         Of the initial parameters, U(-1/√H, 1/√H).
 
-    Raises TypeError for an option of another type, ValueError for one out of range, NotImplementedError for
-    device="cuda", which this version lacks.
+    Raises TypeError for an option of another type, ValueError for one out of range, ``fastrnn.GPUUnavailable`` (a
+    RuntimeError) that says what is missing where device="cuda" can't be used.
 
     The parameters of layer k, with "_reverse" appended for the reverse direction: ``weight_ih_l{k}`` (3*H, I), or
     (3*H, D*H) above layer 0; ``weight_hh_l{k}`` (3*H, H); ``bias_ih_l{k}`` and ``bias_hh_l{k}`` (3*H,): gates r, z,
