@@ -37,7 +37,7 @@ def backward(
     if cell.peepholes:
         d_peephole = walk.new("d_peephole", batch.B, len(cell.peepholes) * walk.H, sums=True, zero=True)
     policy = choose(cell, packed.dtype, packed.precision, walk.H, batch.B, batch.steps, True, chip_of(walk.cupy))
-    if policy.kernel == "persistent":
+    if policy.shape is not None:
         walk.launch_persistent(policy, True, 0, batch.steps)
     else:
         _step_by_step(walk, slab)

@@ -8,6 +8,9 @@
 
 // A kernel takes one structure by value. THREADS bounds the block, and so the registers that a thread may have.
 #define KERNEL(NAME, THREADS, ARGUMENTS) extern "C" __global__ void __launch_bounds__(THREADS, 1) NAME(const ARGUMENTS a)
+// As KERNEL, in clusters of BLOCKS neighbours of the grid that see each other's shared memory; needs sm_90.
+#define CLUSTER_KERNEL(NAME, THREADS, BLOCKS, ARGUMENTS) \
+    extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1) NAME(const ARGUMENTS a)
 // The block's dynamic shared memory as an array of TYPE, aligned to 128 bytes.
 #define SHARED_MEMORY(TYPE, NAME)                                       \
     extern __shared__ __align__(128) unsigned char shared_memory_[];    \
@@ -75,6 +78,20 @@ DEVICE u16 float_to_half(float v) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v));
     return bits;
 }
+
+#if __CUDA_ARCH__ >= 900
+// All threads of a cluster meet; what they wrote to shared memory before is seen by all after.
+DEVICE void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// The same place in the shared memory of another block of the cluster.
+template <class T> DEVICE T* in_block(T* mine, u32 rank) {
+    T* other;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(other) : "l"(mine), "r"(rank));
+    return other;
+}
+#endif
 
 #if __CUDA_ARCH__ >= 800
 // Tensor cores, one warp together: d (16, 8) += a (16, k) b (k, 8) in float, k = 16 of 16-bit and 8 of TF32 elements. With

@@ -58,7 +58,7 @@ def forward(
     for first in range(0, batch.steps, max(steps_at_once, 1)):
         last = min(first + steps_at_once, batch.steps)
         _input_product(walk, x, slab, first, last, keep)
-        if policy.kernel == "persistent":
+        if policy.shape is not None:
             walk.launch_persistent(policy, False, first, last)
         else:
             _step_by_step(walk, hs, operand, first, last, keep)

@@ -34,19 +34,24 @@ DEVICE void narrow(float v, Bfloat16& to) { to.bits = float_to_bfloat16(v); }
 template <class T> DEVICE SumOf<T> read(const T* p) { return widen(*p); }
 template <class T> DEVICE void write(T* p, SumOf<T> v) { narrow(v, *p); }
 
-// COUNT neighbours that another block may have written in this launch: 16 bytes at a time where that is what they
-// fill, which needs them aligned.
-template <int COUNT, class T> DEVICE void read_shared_by_blocks(const T* p, SumOf<T> (&out)[COUNT]) {
+// 16 bytes that another block may have written in this launch: NEAR, into this block's shared memory.
+template <bool NEAR> DEVICE uint4 load_exchanged(const uint4* p) {
+    if constexpr (NEAR) return *p;
+    else return load_shared_by_blocks(p);
+}
+
+// As load_exchanged, COUNT elements: 16 bytes at a time where that is what they fill, which needs them aligned.
+template <bool NEAR, int COUNT, class T> DEVICE void read_exchanged(const T* p, SumOf<T> (&out)[COUNT]) {
     if constexpr (COUNT * sizeof(T) == 16) {
         union {
             uint4 words;
             T values[COUNT];
         } loaded;
-        loaded.words = load_shared_by_blocks(reinterpret_cast<const uint4*>(p));
+        loaded.words = load_exchanged<NEAR>(reinterpret_cast<const uint4*>(p));
 #pragma unroll
         for (int e = 0; e < COUNT; e++) out[e] = widen(loaded.values[e]);
     } else {
-        static_assert(COUNT == 1, "one element, or 16 bytes of them");
+        static_assert(COUNT == 1 && !NEAR, "one element, or 16 bytes of them");
         union {
             typename Bits<T>::Type word;
             T value;

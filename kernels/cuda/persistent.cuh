@@ -1,21 +1,23 @@
-// The policy that keeps Whh on the chip: one launch walks all steps, every block owns UNITS hidden units and holds their
-// weights in registers, and blocks tell each other by flags that a step's h (backward: dz) is there.
+// The policies that keep Whh on the chip: one launch walks all steps, every block owns UNITS hidden units and holds their
+// weights in registers. Blocks hand each other a step's h (backward: dz) through global memory, with flags that say when
+// it is there, or, as a cluster, through shared memory: see exchange.cuh.
 //
 // Blocks of a column of the grid share the rows r = blockIdx.y, blockIdx.y + gridDim.y, ... and all H units; columns have
 // nothing to do with each other. A thread is a unit of its block and a part of the product's depth; the parts' sums meet
 // by shuffles in a warp and in shared memory between warps, always in the same order. Then a thread is a unit and a row.
 //
-// All blocks must be on the chip at once: launched cooperatively, which refuses a grid that does not fit.
+// Without clusters all blocks must be on the chip at once: launched cooperatively, which refuses a grid that does not fit.
 #pragma once
+#include "exchange.cuh"
 #include "units.cuh"
 
 namespace fastrnn {
 
 // How a kernel is cut. V elements are loaded at a time, ROUNDS times by every thread for a depth of H; TENSOR: products by
-// tensor cores.
-template <int V_, int UNITS_, int THREADS_, int ROUNDS_, bool TENSOR_> struct Shape {
-    static constexpr int V = V_, UNITS = UNITS_, THREADS = THREADS_, ROUNDS = ROUNDS_;
-    static constexpr bool TENSOR = TENSOR_;
+// tensor cores; CLUSTER: blocks that are one, 0 without.
+template <int V_, int UNITS_, int THREADS_, int ROUNDS_, bool TENSOR_, int CLUSTER_> struct Shape {
+    static constexpr int V = V_, UNITS = UNITS_, THREADS = THREADS_, ROUNDS = ROUNDS_, CLUSTER = CLUSTER_;
+    static constexpr bool TENSOR = TENSOR_, NEAR = CLUSTER > 0;
     static constexpr int PARTS = THREADS / UNITS, WARPS = THREADS / 32;
     static constexpr int ROWS = PARTS < 16 ? PARTS : 16;  // a tile's rows, for which sums are kept in shared memory
     static constexpr int AT_ONCE = 4;                     // rows whose sums a thread has in registers
@@ -60,7 +62,7 @@ template <class T, class S, int OUT, int DEPTHS> struct RegisterWeights {
                 for (int n = 0; n < S::AT_ONCE; n++) {
                     if (first + n >= rows) continue;
                     A x[S::V];
-                    read_shared_by_blocks<S::V>(from[n] + k, x);
+                    read_exchanged<S::NEAR, S::V>(from[n] + k, x);
 #pragma unroll
                     for (int e = 0; e < S::V; e++)
 #pragma unroll
@@ -106,46 +108,33 @@ template <class S, int OUT, class A> DEVICE A total(const A* sums, int row, int 
     return sum;
 }
 
-// Until every block of this column has published `turn`. Every warp looks for itself, all lanes together.
-DEVICE void wait_for(const u32* flags, u32 turn) {
-    for (int i = threadIdx.x % 32; i < int(gridDim.x); i += 32) SPIN_WHILE(load_acquire(flags + i) < turn);
-    __syncwarp();
-}
-
-// What all threads of this block wrote is there.
-DEVICE void publish(u32* flags, u32 turn) {
-    __syncthreads();
-    if (threadIdx.x == 0) store_release(flags + blockIdx.x, turn);
-}
-
-// This block's rows among the first `count`.
-DEVICE int rows_of_column(int count) { return (count - int(blockIdx.y) + int(gridDim.y) - 1) / int(gridDim.y); }
-DEVICE int row_of_column(int n) { return int(blockIdx.y) + n * int(gridDim.y); }
-
 // One phase of one step forward, for all rows of the block.
-template <class C, int P, class S, class T, class W>
-DEVICE void forward_phase(const Args<T>& a, int s, int rows, const W& w, SumOf<T>* sums, const u32* flags, u32 turn) {
-    constexpr int FED = Fed<C, P>::COUNT;
+template <class C, int P, class S, class T, class W, class X>
+DEVICE void forward_phase(const Args<T>& a, int s, int rows, const W& w, SumOf<T>* sums, X& exchange) {
+    constexpr int FED = Fed<C, P>::COUNT, LAST = C::PHASES - 1;
     const int unit = threadIdx.x % S::UNITS, mine = threadIdx.x / S::UNITS, u = blockIdx.x * S::UNITS + unit;
+    const int from = P == 0 ? s & 1 : SECOND_PHASE, to = P == LAST ? (s + 1) & 1 : SECOND_PHASE;
     for (int tile = 0; tile < rows; tile += S::ROWS) {
         const int here = rows - tile < S::ROWS ? rows - tile : S::ROWS, r = row_of_column(tile + mine);
         const bool active = mine < here && u < a.H;
         ForwardInputs<C, T> in;
         if (active) in = load_forward<C, P, T>(a, s, r, u);
-        if (tile == 0) wait_for(flags, turn);
+        if (tile == 0) exchange.wait();
         w.multiply(a.H, here, [&](int n) {
-            const int row = row_of_column(tile + n);
-            return P == 0 ? entering_h<T>(a, s, row) : operand_row<T>(a, s, row);
+            return exchange.row(from, tile + n, [&](int row) {
+                return P == 0 ? entering_h<T>(a, s, row) : operand_row<T>(a, s, row);
+            });
         }, sums);
         __syncthreads();
         if (active) {
             SumOf<T> product[FED];
 #pragma unroll
             for (int out = 0; out < FED; out++) product[out] = total<S, FED>(sums, mine, out, unit);
-            finish_forward<C, P, T>(a, s, r, u, in, product);
+            exchange.give(to, tile + mine, u, finish_forward<C, P, T>(a, s, r, u, in, product));
         }
         if (tile + S::ROWS < rows) __syncthreads();  // sums are written anew; after the last tile publish waits
     }
+    exchange.publish(to, rows, 1);
 }
 
 template <class C, class S, int P, class T>
@@ -160,31 +149,38 @@ DEVICE void load_forward_weights(const Args<T>& a, Weights<T, S, Fed<C, P>::COUN
 template <class C, class S, class T> DEVICE void forward_persistent(const Args<T>& a) {
     constexpr int LAST = C::PHASES - 1;
     SHARED_MEMORY(SumOf<T>, sums);
-    u32* flags = a.flags + i64(blockIdx.y) * gridDim.x;
     Weights<T, S, Fed<C, 0>::COUNT, 1> w;
     load_forward_weights<C, S, 0, T>(a, w);
     Weights<T, S, Fed<C, LAST>::COUNT, 1> w2;
     if (C::PHASES == 2) load_forward_weights<C, S, LAST, T>(a, w2);
-    u32 turn = 0;
+    constexpr int MOST_OUTPUTS = Fed<C, 0>::COUNT > Fed<C, LAST>::COUNT ? Fed<C, 0>::COUNT : Fed<C, LAST>::COUNT;
+    Exchange<T, S> exchange(a, sums + S::WARPS * S::ROWS * MOST_OUTPUTS * S::UNITS, a.H, a.H);
+    exchange.begin(a.first & 1, rows_of_column(alive<T>(a, a.first)), [&](int row) { return entering_h<T>(a, a.first, row); });
     for (int s = a.first; s < a.last; s++) {
         const int rows = rows_of_column(alive<T>(a, s));
         if (rows <= 0) return;  // of no row of this column is there more
-        forward_phase<C, 0, S, T>(a, s, rows, w, sums, flags, turn);
-        publish(flags, ++turn);
-        if constexpr (C::PHASES == 2) {
-            forward_phase<C, 1, S, T>(a, s, rows, w2, sums, flags, turn);
-            publish(flags, ++turn);
-        }
+        forward_phase<C, 0, S, T>(a, s, rows, w, sums, exchange);
+        if constexpr (C::PHASES == 2) forward_phase<C, 1, S, T>(a, s, rows, w2, sums, exchange);
     }
 }
 
 // dz of a phase times its weights, for one tile of rows at step s.
-template <class C, int P, class S, class T, class W>
-DEVICE void multiply_dz(const Args<T>& a, int s, int tile, int rows, const W& w, SumOf<T>* sums) {
+template <class C, int P, class S, class T, class W, class X>
+DEVICE void multiply_dz(const Args<T>& a, int s, int tile, int rows, const W& w, SumOf<T>* sums, X& exchange) {
     w.multiply(Fed<C, P>::COUNT * a.H, rows, [&](int n) {
-        return slab_row<C, T>(a, s, row_of_column(tile + n)) + C::template Phase<P>::H * a.H;
+        return exchange.row(P == 0 ? s & 1 : SECOND_PHASE, tile + n, [&](int row) {
+            return slab_row<C, T>(a, s, row) + C::template Phase<P>::H * a.H;
+        });
     }, sums);
     __syncthreads();
+}
+
+// Hands on what a phase's slots have become, for the n-th row of the block.
+template <class C, int P, class T, class X>
+DEVICE void give_dz(const Args<T>& a, int s, int n, int u, const SumOf<T>* slots, X& exchange) {
+#pragma unroll
+    for (int j = 0; j < Fed<C, P>::COUNT; j++)
+        exchange.give(P == 0 ? s & 1 : SECOND_PHASE, n, j * a.H + u, slots[C::template Phase<P>::H + j]);
 }
 
 template <class C, class S, int P, class T>
@@ -200,12 +196,12 @@ template <class C, class S, class T> DEVICE void backward_persistent(const Args<
     constexpr int LAST = C::PHASES - 1;
     SHARED_MEMORY(SumOf<T>, sums);
     const int unit = threadIdx.x % S::UNITS, mine = threadIdx.x / S::UNITS, u = blockIdx.x * S::UNITS + unit;
-    u32* flags = a.flags + i64(blockIdx.y) * gridDim.x;
     Weights<T, S, 1, Fed<C, 0>::COUNT> w;
     load_backward_weights<C, S, 0, T>(a, w);
     Weights<T, S, 1, Fed<C, LAST>::COUNT> w2;
     if (C::PHASES == 2) load_backward_weights<C, S, LAST, T>(a, w2);
-    u32 turn = 0;
+    Exchange<T, S> exchange(a, sums + S::WARPS * S::ROWS * S::UNITS, Fed<C, 0>::COUNT * a.H, Fed<C, LAST>::COUNT * a.H);
+    exchange.begin(0, 0, [&](int row) { return slab_row<C, T>(a, 0, row); });
     for (int s = a.last - 1; s >= a.first - 1; s--) {
         const int rows = rows_of_column(s < 0 ? a.B : alive<T>(a, s));
         const int going_on = rows_of_column(alive<T>(a, s + 1));
@@ -215,23 +211,29 @@ template <class C, class S, class T> DEVICE void backward_persistent(const Args<
             const int r = row_of_column(tile + mine), with_product = going_on - tile < S::ROWS ? going_on - tile : S::ROWS;
             BackwardInputs<C, T> in;
             if (active) in = load_backward<C, T>(a, s, r, u);
-            if (tile == 0) wait_for(flags, turn);
-            multiply_dz<C, 0, S, T>(a, s + 1, tile, with_product, w, sums);
-            if (active) finish_backward<C, T>(a, s, r, u, in, in.goes_on ? total<S, 1>(sums, mine, 0, unit) : SumOf<T>(0));
+            if (tile == 0) exchange.wait();
+            multiply_dz<C, 0, S, T>(a, s + 1, tile, with_product, w, sums, exchange);
+            if (active) {
+                finish_backward<C, T>(a, s, r, u, in, in.goes_on ? total<S, 1>(sums, mine, 0, unit) : SumOf<T>(0));
+                if (s >= 0) give_dz<C, LAST, T>(a, s, tile + mine, u, in.slots, exchange);
+            }
             if (tile + S::ROWS < rows) __syncthreads();
         }
         if (s < 0) return;
-        publish(flags, ++turn);
+        exchange.publish(LAST == 0 ? s & 1 : SECOND_PHASE, rows, Fed<C, LAST>::COUNT);
         if constexpr (C::PHASES == 2) {
-            wait_for(flags, turn);
+            exchange.wait();
             for (int tile = 0; tile < rows; tile += S::ROWS) {
                 const int here = rows - tile < S::ROWS ? rows - tile : S::ROWS;
-                multiply_dz<C, LAST, S, T>(a, s, tile, here, w2, sums);
-                if (mine < here && u < a.H)
-                    gate_backward<C, T>(a, s, row_of_column(tile + mine), u, total<S, 1>(sums, mine, 0, unit));
+                multiply_dz<C, LAST, S, T>(a, s, tile, here, w2, sums, exchange);
+                if (mine < here && u < a.H) {
+                    SumOf<T> slots[C::SLOTS];
+                    gate_backward<C, T>(a, s, row_of_column(tile + mine), u, total<S, 1>(sums, mine, 0, unit), slots);
+                    give_dz<C, 0, T>(a, s, tile + mine, u, slots, exchange);
+                }
                 if (tile + S::ROWS < rows) __syncthreads();
             }
-            publish(flags, ++turn);
+            exchange.publish(s & 1, rows, Fed<C, 0>::COUNT);
         }
     }
 }

@@ -22,7 +22,7 @@ _THREADS = 256
 # Rows of a block beyond which cuBLAS wins, without and with tensor cores. Estimates from instruction counts (a row of
 # 512 units is about 50 instructions a warp, with tensor cores eight rows are), not yet measured.
 _MOST_ROWS = {False: 32, True: 64}
-_TENSOR_CORES = 80  # compute capability of the first with mma of bfloat16 and TF32
+_TENSOR_CORES, _CLUSTERS = 80, 90  # compute capability of the first with mma of bfloat16 and TF32; with clusters
 _ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -37,7 +37,7 @@ class Chip(NamedTuple):
 class Policy(NamedTuple):
     """How a layer walks its steps."""
 
-    kernel: str  # "persistent" or "stepwise"
+    kernel: str  # "cluster", "persistent" or "stepwise"
     why: str
     shape: Shape | None = None
     blocks: int = 0  # that share the hidden units
@@ -74,10 +74,10 @@ def choose(cell: Cell, dtype: str, precision: str, H: int, B: int, steps: int, b
 
 
 def persistent_policy(
-    cell: Cell, dtype: str, precision: str, H: int, B: int, backward: bool, chip: Chip
+    kernel: str, cell: Cell, dtype: str, precision: str, H: int, B: int, backward: bool, chip: Chip
 ) -> Policy | None:
-    """How the persistent policy would run, if it can, whether or not it is the best."""
-    return _cut(cell.name, dtype, precision, H, B, backward, chip)
+    """How the policy "persistent" or "cluster" would run, if it can, whether or not it is the best."""
+    return _cut(kernel, cell.name, dtype, precision, H, B, backward, chip)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -88,37 +88,46 @@ def _choose(
         return Policy("stepwise", "asked for")
     if not several and wanted is None:
         return Policy("stepwise", "one step: weights would be loaded onto the chip for a single use")
-    found = _cut(name, dtype, precision, H, B, backward, chip)
+    for kernel in ("cluster", "persistent") if wanted is None else (wanted, "persistent"):
+        found = _cut(kernel, name, dtype, precision, H, B, backward, chip)
+        if found is not None and (wanted or B <= found.columns * _MOST_ROWS[found.shape.tensor]):
+            return found
     if found is None:
         return Policy("stepwise", "the recurrent weights exceed the chip's registers: cuBLAS streams them each step")
-    assert found.shape is not None
-    if wanted is None and B > found.columns * _MOST_ROWS[found.shape.tensor]:
-        return Policy("stepwise", "rows enough for cuBLAS to be faster than products from registers")
-    return found
+    return Policy("stepwise", "rows enough for cuBLAS to be faster than products from registers")
 
 
-def _cut(name: str, dtype: str, precision: str, H: int, B: int, backward: bool, chip: Chip) -> Policy | None:
-    """The persistent kernel with the fewest blocks whose weights fit their registers, by tensor cores if they may."""
+def _cut(
+    kernel: str, name: str, dtype: str, precision: str, H: int, B: int, backward: bool, chip: Chip
+) -> Policy | None:
+    """The kernel with the fewest blocks whose weights fit their registers, by tensor cores if they may."""
     vector = 16 // _ITEMSIZE[dtype]
+    aligned = H % vector == 0
     allowed = _ITEMSIZE[dtype] == 2 or (dtype, precision) == ("float32", "tf32")
-    if allowed and chip.capability >= _TENSOR_CORES and H % vector == 0:
-        for units in (16, 8):
-            found = _fitted(name, dtype, H, B, backward, chip, units, vector, True)
-            if found is not None:
+    fitted = functools.partial(_fitted, name, dtype, H, B, backward, chip)
+    if kernel == "cluster":
+        if not aligned or chip.capability < _CLUSTERS:
+            return None
+        candidates = [(units, size) for size in (4, 8, 16) for units in (8, 16, 32) if size * units >= H]
+    else:
+        candidates = [(units, 0) for units in (32, 16, 8, 4)]
+    for tensor in (True, False):
+        if tensor and not (allowed and aligned and chip.capability >= _TENSOR_CORES):
+            continue
+        for units, cluster in candidates:
+            found = fitted(units, vector if aligned else 1, tensor, cluster)
+            if found is not None and not (tensor and units not in (8, 16, 32)):
                 return found
-    for units in (32, 16, 8, 4):
-        found = _fitted(name, dtype, H, B, backward, chip, units, vector if H % vector == 0 else 1, False)
-        if found is not None:
-            return found
     return None
 
 
 def _fitted(
-    name: str, dtype: str, H: int, B: int, backward: bool, chip: Chip, units: int, vector: int, tensor: bool
-) -> Policy | None:
-    """The persistent kernel with that many units a block, if it fits the chip."""
+    name: str, dtype: str, H: int, B: int, backward: bool, chip: Chip, units: int, vector: int, tensor: bool,
+    cluster: int,
+) -> Policy | None:  # fmt: skip
+    """The kernel with that many units a block, if it fits the chip. cluster: blocks of one, 0 without."""
     fed = [run.count for run in runs(name, "h")]
-    words, warps, blocks = np.dtype(ELEMENTS[dtype].sums).itemsize // 4, _THREADS // 32, -(-H // units)
+    words, warps, blocks = np.dtype(ELEMENTS[dtype].sums).itemsize // 4, _THREADS // 32, cluster or -(-H // units)
     if tensor:
         rounds = -(-H // (4 * vector * warps))
         # Eight registers a round for every 16 outputs; backward has one output a unit, and a depth of all slots.
@@ -127,14 +136,24 @@ def _fitted(
     else:
         rounds = -(-H // (_THREADS // units * vector))
         registers = sum(fed) * rounds * vector * words
-    shape = Shape(vector, units, _THREADS, rounds, tensor)
-    shared = warps * shape.rows * (1 if backward else max(fed)) * units * 4 * words
-    if registers > _WEIGHT_REGISTERS or blocks > chip.multiprocessors or shared > chip.shared_memory:
+    if registers > _WEIGHT_REGISTERS or blocks > chip.multiprocessors:
         return None
-    columns = max(1, min(chip.multiprocessors // blocks, -(-B // (8 if tensor else 4))))
+    # As many columns as there is room for, but none without enough rows to fill what a product takes at once. Clusters
+    # lie within a group of multiprocessors, of which some are left over.
+    room = chip.multiprocessors * 7 // 8 // blocks if cluster else chip.multiprocessors // blocks
+    columns = max(1, min(room, -(-B // (8 if tensor else 4))))
+    shape = Shape(vector, units, _THREADS, rounds, tensor, cluster)
+    shared = warps * shape.rows * (1 if backward else max(fed)) * units * 4 * words
+    if cluster:
+        widths = [count * H for count in fed] if backward else [H] * len(fed)
+        pitches = [-(-width * _ITEMSIZE[dtype] // 128) * 128 + 64 for width in widths]
+        shared += -(-B // columns) * (2 * pitches[0] + sum(pitches[1:]))
+    if shared > chip.shared_memory:
+        return None
     where = "as operands of tensor cores" if tensor else "in registers"
-    why = f"{blocks} blocks of {units} units hold the recurrent weights {where} for all steps"
-    return Policy("persistent", why, shape, blocks, columns, shared)
+    how = f"a cluster of {blocks} blocks" if cluster else f"{blocks} blocks"
+    why = f"{how} of {units} units hold the recurrent weights {where} for all steps"
+    return Policy("cluster" if cluster else "persistent", why, shape, blocks, columns, shared)
 
 
 def plan(

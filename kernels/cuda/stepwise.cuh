@@ -41,7 +41,8 @@ template <class C, class T> DEVICE void backward_step(const Args<T>& a) {
 template <class C, class T> DEVICE void gate_backward_step(const Args<T>& a) {
     int r, u;
     if (!place<T>(a, alive<T>(a, a.step), r, u)) return;
-    gate_backward<C, T>(a, a.step, r, u, a.product[i64(r) * a.H + u]);
+    SumOf<T> slots[C::SLOTS];
+    gate_backward<C, T>(a, a.step, r, u, a.product[i64(r) * a.H + u], slots);
 }
 
 }  // namespace fastrnn

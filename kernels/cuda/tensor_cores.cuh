@@ -77,7 +77,7 @@ template <class T, class S, int OUT, int DEPTHS> struct TensorWeights {
             for (int round = 0; round < ROUNDS; round++) {
                 const int k = depth_index(round);
                 uint4 v = {0, 0, 0, 0};
-                if (exists && k < depth) v = load_shared_by_blocks(reinterpret_cast<const uint4*>(from + k));
+                if (exists && k < depth) v = load_exchanged<S::NEAR>(reinterpret_cast<const uint4*>(from + k));
                 v = Operand<T>::prepared(v);
 #pragma unroll
                 for (int tile = 0; tile < TILES; tile++) {

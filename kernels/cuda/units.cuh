@@ -37,18 +37,20 @@ template <class C, int P, class T> DEVICE ForwardInputs<C, T> load_forward(const
     return in;
 }
 
-// product: the recurrent product of the phase's fed slots.
+// product: the recurrent product of the phase's fed slots. Returns what the next phase or step multiplies.
 template <class C, int P, class T>
-DEVICE void finish_forward(const Args<T>& a, int s, int r, int u, ForwardInputs<C, T>& in, const SumOf<T>* product) {
+DEVICE SumOf<T> finish_forward(const Args<T>& a, int s, int r, int u, ForwardInputs<C, T>& in, const SumOf<T>* product) {
     using Phase = typename C::template Phase<P>;
     T* row = slab_row<C, T>(a, s, r) + u;
+    SumOf<T> passed_on;
 #pragma unroll
     for (int j = Phase::H; j < Phase::H_END; j++) in.slots[j] += product[j - Phase::H];
     if constexpr (P < C::PHASES - 1) {
-        write(operand_row<T>(a, s, r) + u, C::gate(in.slots, in.h));
+        passed_on = C::gate(in.slots, in.h);
+        write(operand_row<T>(a, s, r) + u, passed_on);
     } else {
         const auto p = peephole_of<C, T>(a, u);
-        const SumOf<T> h = C::forward(in.slots, in.h, in.c, p.at);
+        const SumOf<T> h = passed_on = C::forward(in.slots, in.h, in.c, p.at);
         const i64 b = batch_entry<T>(a, r);
         if (a.y) write(a.y + time_of<T>(a, s, r) * a.y_time + b * a.y_batch + u, h);
         if (r >= alive<T>(a, s + 1)) {
@@ -56,13 +58,15 @@ DEVICE void finish_forward(const Args<T>& a, int s, int r, int u, ForwardInputs<
             if (C::STATES == 2) write(a.c_out + b * a.H + u, in.c);
         } else {
             const bool cut = cut_before<T>(a, s + 1, r);
-            write(entering_h<T>(a, s + 1, r) + u, cut ? SumOf<T>(0) : h);
+            passed_on = cut ? SumOf<T>(0) : h;
+            write(entering_h<T>(a, s + 1, r) + u, passed_on);
             if (C::STATES == 2) entering_c<T>(a, s + 1, r)[u] = cut ? SumOf<T>(0) : in.c;
         }
-        if (!a.keep) return;
+        if (!a.keep) return passed_on;
     }
 #pragma unroll
     for (int j = Phase::SLOT; j < Phase::SLOT + Phase::SLOTS; j++) write(row + i64(j) * a.H, in.slots[j]);
+    return passed_on;
 }
 
 // The states of every row before its first step; a row without steps keeps what it was given.
@@ -104,7 +108,7 @@ template <class C, class T> DEVICE BackwardInputs<C, T> load_backward(const Args
     return in;
 }
 
-// product: dz of step s + 1 times the weights of the first phase.
+// product: dz of step s + 1 times the weights of the first phase. in.slots receives dz.
 template <class C, class T>
 DEVICE void finish_backward(const Args<T>& a, int s, int r, int u, BackwardInputs<C, T>& in, SumOf<T> product) {
     using Phase = typename C::template Phase<C::PHASES - 1>;
@@ -130,11 +134,11 @@ DEVICE void finish_backward(const Args<T>& a, int s, int r, int u, BackwardInput
     for (int j = 0; j < Phase::SLOT + Phase::SLOTS; j++) write(row + i64(j) * a.H, in.slots[j]);
 }
 
-// The first of two phases; product: dz of the second phase times its weights.
-template <class C, class T> DEVICE void gate_backward(const Args<T>& a, int s, int r, int u, SumOf<T> product) {
+// The first of two phases; product: dz of the second phase times its weights. slots receives dz of the first.
+template <class C, class T>
+DEVICE void gate_backward(const Args<T>& a, int s, int r, int u, SumOf<T> product, SumOf<T> (&slots)[C::SLOTS]) {
     using Phase = typename C::template Phase<0>;
     T* row = slab_row<C, T>(a, s, r) + u;
-    SumOf<T> slots[C::SLOTS];
 #pragma unroll
     for (int j = 0; j < Phase::SLOTS; j++) slots[j] = read(row + i64(j) * a.H);
     SumOf<T> carry = a.carry[i64(r) * a.H + u];

@@ -7,6 +7,7 @@ called for.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ class Shape(NamedTuple):
     threads: int
     rounds: int
     tensor: bool = False
+    cluster: int = 0  # blocks that are one; 0 without clusters
 
     @property
     def rows(self) -> int:
@@ -42,8 +44,9 @@ def _unit(name: str | None, dtype: str, files: tuple[str, ...], kernels: str, bl
     return prologue(name) + flatten(files, f"namespace fastrnn {{\n{aliases}}}\n{kernels}")
 
 
-def _kernel(name: str, threads: int, call: str) -> str:
-    return f"KERNEL({name}, {threads}, fastrnn::Block) {{ using namespace fastrnn; {call}(a); }}\n"
+def _kernel(name: str, threads: int, call: str, cluster: int = 0) -> str:
+    kind, size = ("CLUSTER_KERNEL", f"{threads}, {cluster}") if cluster else ("KERNEL", f"{threads}")
+    return f"{kind}({name}, {size}, fastrnn::Block) {{ using namespace fastrnn; {call}(a); }}\n"
 
 
 @functools.cache
@@ -63,8 +66,8 @@ def persistent(name: str, dtype: str, shape: Shape, backward: bool) -> str:
     kernel = "backward" if backward else "forward"
     shaped = f"using Cut = Shape<{', '.join(str(int(value)) for value in shape)}>;"
     call = f"{kernel}_persistent<Cell, Cut, T>"
-    text = f"namespace fastrnn {{ {shaped} }}\n{_kernel(kernel, shape.threads, call)}"
-    files = ("tensor_cores", "persistent") if shape.tensor else ("persistent",)
+    text = f"namespace fastrnn {{ {shaped} }}\n{_kernel(kernel, shape.threads, call, shape.cluster)}"
+    files = ("tensor_cores",) * shape.tensor + ("cluster",) * (shape.cluster > 0) + ("persistent",)
     return _unit(name, dtype, files, text)
 
 
@@ -83,7 +86,7 @@ def dropout(dtype: str) -> str:
 def every_unit(capability: int = 90) -> Iterator[tuple[str, str, dict[str, int]]]:
     """Units for a compute capability, as (label, source, most bytes spilled by kernel).
 
-    All that do not depend on sizes, and of persistent kernels those of H = 100, 512 and 1024, which are cut in
+    All that do not depend on sizes, and of persistent kernels those of H = 100, 128, 512 and 1024, which are cut in
     different ways and hold as much as they can.
     """
     from .plan import Chip, persistent_policy
@@ -96,14 +99,17 @@ def every_unit(capability: int = 90) -> Iterator[tuple[str, str, dict[str, int]]
             kernels = ["enter", "backward", "forward_0"] + ["forward_1", "gate_backward"] * (len(cell.phases) == 2)
             yield f"stepwise {name} {dtype}", stepwise(name, dtype), dict.fromkeys(kernels, 0)
             found = {}
-            for H in (100, 512, 1024):
-                for precision in ("exact", "tf32") if dtype == "float32" else ("exact",):
-                    for backward in (False, True):
-                        policy = persistent_policy(cell, dtype, precision, H, 16, backward, chip)
-                        if policy is not None:
-                            found[policy.shape, backward] = H
-            for (shape, backward), H in found.items():
+            for H, backward, precision, policy_name in itertools.product(
+                (100, 128, 512, 1024),
+                (False, True),
+                ("exact", "tf32") if dtype == "float32" else ("exact",),
+                ("cluster", "persistent"),
+            ):
+                policy = persistent_policy(policy_name, cell, dtype, precision, H, 16, backward, chip)
+                if policy is not None:
+                    found[policy.shape, backward] = policy_name, H
+            for (shape, backward), (policy_name, H) in found.items():
                 kernel = "backward" if backward else "forward"
                 tensor = " tensor cores" * shape.tensor
-                label = f"persistent {kernel} {name} {dtype} H={H}{tensor}"
+                label = f"{policy_name} {kernel} {name} {dtype} H={H}{tensor}"
                 yield label, persistent(name, dtype, shape, backward), {kernel: 0}

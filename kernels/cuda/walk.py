@@ -16,7 +16,8 @@ from .plan import Policy
 
 __all__ = ["Walk", "sum_of_rows"]
 
-_MOST_DYNAMIC_SHARED_MEMORY = 8  # CUfunction_attribute
+_MOST_DYNAMIC_SHARED_MEMORY, _LARGER_CLUSTERS_ALLOWED = 8, 14  # CUfunction_attribute
+_PORTABLE_CLUSTER = 8
 _PORTABLE_SHARED_MEMORY = 48 * 1024
 # Chunks of rows that sum_rows adds apart: enough blocks to fill a chip, few enough to add up in one more pass.
 _SUM_CHUNKS = 64
@@ -104,16 +105,21 @@ class Walk:
     def launch_persistent(self, policy: Policy, backward: bool, first: int, last: int) -> None:
         """All steps from first to last - 1."""
         assert policy.shape is not None
-        self.new_flags(policy)
+        cluster = policy.shape.cluster
+        if not cluster:
+            self.new_flags(policy)
         self.args["first"], self.args["last"] = first, last
         module = compiler.load(units.persistent(self.cell.name, self.dtype, policy.shape, backward))
         function = module.functions["backward" if backward else "forward"]
         if policy.shared > _PORTABLE_SHARED_MEMORY:
             self.cupy.cuda.driver.funcSetAttribute(function.ptr, _MOST_DYNAMIC_SHARED_MEMORY, policy.shared)
+        if cluster > _PORTABLE_CLUSTER:
+            self.cupy.cuda.driver.funcSetAttribute(function.ptr, _LARGER_CLUSTERS_ALLOWED, 1)
         grid, block = (policy.blocks, policy.columns), (policy.shape.threads,)
-        # Cooperatively: the blocks wait for each other, so a grid of which a part would have to queue is refused.
+        # Blocks that wait for each other by flags go cooperatively: a grid of which a part would have to queue is
+        # refused. Those of a cluster are on the chip together or not at all.
         stream = self.cupy.cuda.get_current_stream()
-        function(grid, block, (self.args,), policy.shared, stream, enable_cooperative_groups=True)
+        function(grid, block, (self.args,), policy.shared, stream, enable_cooperative_groups=not cluster)
 
     def new_flags(self, policy: Policy) -> None:
         """Flags that no block has raised yet."""

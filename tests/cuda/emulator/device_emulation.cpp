@@ -49,7 +49,16 @@ struct Collective {
 
 struct Fiber;
 
+struct Cluster {
+    std::vector<Fiber*> fibers;
+    std::vector<unsigned char*> shared;
+    unsigned waiting = 0, returned = 0, barriers = 0;
+    const char* where = nullptr;
+    long order[2] = {};
+};
+
 struct Block {
+    Cluster* cluster = nullptr;
     std::vector<Fiber*> fibers;
     std::vector<std::deque<Collective>> warps;  // a deque: growing moves nothing that a lane still reads
     unsigned waiting = 0, returned = 0, barriers = 0;
@@ -175,8 +184,10 @@ void fiber_main() {
     run->thread(run->launch->arguments);
     Fiber* f = self();
     if (f->home->waiting) emulated_failure("a thread returns while its block waits", f->home->where);
+    if (f->home->cluster->waiting) emulated_failure("a thread returns while its cluster waits", f->home->cluster->where);
     released(&run->all_returned);
     ++f->home->returned;
+    ++f->home->cluster->returned;
     ++run->progress;
     f->returned = true;
     leave();
@@ -242,22 +253,32 @@ extern "C" void emulated_failure(const char* what, const char* where) {
     abort();
 }
 
-extern "C" void emulated_barrier(const char* where) {
-    Block& b = *self()->home;
-    if (b.returned) emulated_failure("barrier after a thread of the block has returned", where);
-    if (b.waiting && !same(b.where, where))
-        emulated_failure((std::string("divergent barriers, others wait in ") + b.where).c_str(), where);
-    long* order = &b.order[b.barriers & 1];
+// All threads of a block, or of a cluster, meet.
+template <class Group> static void meet(Group& g, const char* where) {
+    if (g.returned) emulated_failure("barrier after a thread has returned", where);
+    if (g.waiting && !same(g.where, where))
+        emulated_failure((std::string("divergent barriers, others wait in ") + g.where).c_str(), where);
+    long* order = &g.order[g.barriers & 1];
     released(order);
-    b.where = self()->where = where;
-    if (++b.waiting == b.fibers.size()) {
-        b.waiting = 0;
-        ++b.barriers;
+    g.where = self()->where = where;
+    if (++g.waiting == g.fibers.size()) {
+        g.waiting = 0;
+        ++g.barriers;
         ++run->progress;
-        for (Fiber* f : b.fibers) run->wake(f);
+        for (Fiber* f : g.fibers) run->wake(f);
     }
     leave();
     acquired(order);
+}
+
+extern "C" void emulated_barrier(const char* where) { meet(*self()->home, where); }
+
+extern "C" void emulated_cluster_barrier(const char* where) { meet(*self()->home->cluster, where); }
+
+extern "C" void* emulated_in_block(void* mine, unsigned rank, const char* where) {
+    const std::vector<unsigned char*>& shared = self()->home->cluster->shared;
+    if (rank >= shared.size()) emulated_failure("no block of the cluster has that rank", where);
+    return shared[rank] + (static_cast<unsigned char*>(mine) - self()->shared_memory);
 }
 
 extern "C" bool emulated_spin(bool again, const char* where) {
@@ -314,9 +335,12 @@ extern "C" void emulated_exchange(const unsigned* mine, unsigned* all, unsigned 
 
 namespace {
 
-std::string launch_error(const EmulatedLaunch* l, unsigned most_threads, unsigned long long arguments_bytes) {
+std::string launch_error(const EmulatedLaunch* l, unsigned most_threads, unsigned cluster,
+                         unsigned long long arguments_bytes) {
     const unsigned threads = l->block[0] * l->block[1] * l->block[2];
     if (threads == 0 || l->grid[0] * l->grid[1] * l->grid[2] == 0) return "an empty grid or block";
+    if (l->grid[0] % cluster)
+        return "a grid of " + std::to_string(l->grid[0]) + " blocks, no multiple of clusters of " + std::to_string(cluster);
     if (threads > most_threads)
         return "a block of " + std::to_string(threads) + " threads, over the kernel's " + std::to_string(most_threads);
     if (l->arguments_bytes != arguments_bytes)
@@ -325,10 +349,11 @@ std::string launch_error(const EmulatedLaunch* l, unsigned most_threads, unsigne
     return "";
 }
 
-std::string launched(const EmulatedLaunch* l, void (*thread)(const void*)) {
+std::string launched(const EmulatedLaunch* l, unsigned cluster, void (*thread)(const void*)) {
     const dim3 grid{l->grid[0], l->grid[1], l->grid[2]}, size{l->block[0], l->block[1], l->block[2]};
     const unsigned blocks = grid.x * grid.y * grid.z, threads = size.x * size.y * size.z;
     std::vector<Block> resident(blocks);
+    std::vector<Cluster> clusters(blocks / cluster);
     std::vector<Fiber> fibers(size_t(blocks) * threads);
     std::vector<unsigned char*> shared(blocks);
     char* stacks = stacks_for(fibers.size());
@@ -346,6 +371,8 @@ std::string launched(const EmulatedLaunch* l, void (*thread)(const void*)) {
         if (posix_memalign(reinterpret_cast<void**>(&shared[b]), 128, std::max(l->shared_bytes, 1u))) abort();
         memset(shared[b], 0xff, l->shared_bytes);
         resident[b].warps.resize((threads + LANES - 1) / LANES);
+        resident[b].cluster = &clusters[b / cluster];
+        clusters[b / cluster].shared.push_back(shared[b]);
         for (unsigned t = 0; t < threads; ++t) {
             Fiber& f = fibers[size_t(b) * threads + t];
             f.thread = {t % size.x, t / size.x % size.y, t / size.x / size.y};
@@ -354,6 +381,7 @@ std::string launched(const EmulatedLaunch* l, void (*thread)(const void*)) {
             f.home = &resident[b], f.index = t, f.block_index = b;
             prepare(&f, stacks + STACK_BYTES * (size_t(b) * threads + t));
             resident[b].fibers.push_back(&f);
+            clusters[b / cluster].fibers.push_back(&f);
         }
     }
     for (Fiber& f : fibers) {
@@ -373,9 +401,9 @@ std::string launched(const EmulatedLaunch* l, void (*thread)(const void*)) {
 }  // namespace
 
 extern "C" int emulated_launch(const EmulatedLaunch* l, const char* name, void (*thread)(const void*),
-                               unsigned most_threads, unsigned long long arguments_bytes) {
-    std::string error = launch_error(l, most_threads, arguments_bytes);
-    if (error.empty()) error = launched(l, thread);
+                               unsigned most_threads, unsigned cluster, unsigned long long arguments_bytes) {
+    std::string error = launch_error(l, most_threads, cluster, arguments_bytes);
+    if (error.empty()) error = launched(l, cluster, thread);
     if (error.empty()) return 0;
     snprintf(l->message, l->message_bytes, "%s: %s", name, error.c_str());
     return 1;

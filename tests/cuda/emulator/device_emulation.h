@@ -38,9 +38,12 @@ extern "C" {
 extern EmulatedThread* emulated_thread;
 // Runs a kernel; 0, or 1 with the launch's message filled.
 int emulated_launch(const EmulatedLaunch*, const char* name, void (*thread)(const void*), unsigned most_threads,
-                    unsigned long long arguments_bytes);
+                    unsigned cluster, unsigned long long arguments_bytes);
 [[noreturn]] void emulated_failure(const char* what, const char* where);
 void emulated_barrier(const char* where);
+void emulated_cluster_barrier(const char* where);
+// The same place in the shared memory of another block of the cluster.
+void* emulated_in_block(void* mine, unsigned rank, const char* where);
 // True if `again`, after others had a turn.
 bool emulated_spin(bool again, const char* where);
 // All lanes of the mask meet and see what each brought: all[lane * words + i]. The one operation behind every
@@ -83,13 +86,16 @@ float tanhf(float) noexcept;
 
 // ---- device.cuh's macros ----
 
-// The body becomes a function; NAME launches it, NAME_most_threads is the bound on its block.
-#define KERNEL(NAME, THREADS, ARGUMENTS)                                                                  \
+// The body becomes a function; NAME launches it, NAME_most_threads is the bound on its block, NAME_cluster the blocks of
+// a cluster.
+#define KERNEL(NAME, THREADS, ARGUMENTS) CLUSTER_KERNEL(NAME, THREADS, 1, ARGUMENTS)
+#define CLUSTER_KERNEL(NAME, THREADS, BLOCKS, ARGUMENTS)                                                  \
     static void NAME##_body(const ARGUMENTS a);                                                           \
     static void NAME##_thread(const void* a) { NAME##_body(*static_cast<const ARGUMENTS*>(a)); }          \
     extern "C" __attribute__((visibility("default"))) unsigned NAME##_most_threads() { return (THREADS); } \
+    extern "C" __attribute__((visibility("default"))) unsigned NAME##_cluster() { return (BLOCKS); }       \
     extern "C" __attribute__((visibility("default"))) int NAME(const EmulatedLaunch* launch) {            \
-        return emulated_launch(launch, #NAME, NAME##_thread, (THREADS), sizeof(ARGUMENTS));               \
+        return emulated_launch(launch, #NAME, NAME##_thread, (THREADS), (BLOCKS), sizeof(ARGUMENTS));     \
     }                                                                                                     \
     static void NAME##_body(const ARGUMENTS a)
 #define SHARED_MEMORY(TYPE, NAME) TYPE* NAME = reinterpret_cast<TYPE*>(emulated_thread->shared_memory)
@@ -182,6 +188,11 @@ using u16 = unsigned short;
 using u32 = unsigned int;
 using u64 = unsigned long long;
 using i64 = long long;
+
+#define cluster_barrier() emulated_cluster_barrier(EMULATED_WHERE("cluster_barrier"))
+template <class T> inline T* in_block(T* mine, u32 rank) {
+    return static_cast<T*>(emulated_in_block(mine, rank, EMULATED_WHERE("in_block")));
+}
 
 inline u32 round_to_tf32(u32 bits) {
     if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffffffu;

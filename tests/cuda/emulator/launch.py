@@ -50,6 +50,10 @@ class Library:
         """The bound on a block that KERNEL states."""
         return self._function(f"{name}_most_threads")()
 
+    def cluster(self, name: str) -> int:
+        """Blocks of a cluster; 1 where there are none."""
+        return self._function(f"{name}_cluster")()
+
     def launch(
         self,
         name: str,

@@ -1,0 +1,56 @@
+// How the blocks that share rows hand each other what the next product needs: h, and dz on the way back.
+//
+// Blocks of a column of the grid share the rows r = blockIdx.y, blockIdx.y + gridDim.y, ... and all H units; columns have
+// nothing to do with each other. An exchange has
+//
+//   wait()                     until what the others published before is there
+//   row(which, n, global)      the elements of the block's n-th row; global(r): where they lie in global memory
+//   give(which, n, k, value)   element k of the n-th row, of this block's units
+//   publish(which, rows, planes)  all given of so many rows, of `planes` times H elements, is there
+//
+// `which` is 0 and 1 by turns, so that what is given does not meet what is still read, or SECOND_PHASE.
+#pragma once
+#include "rows.cuh"
+
+namespace fastrnn {
+
+constexpr int SECOND_PHASE = 2;
+
+// This block's rows among the first `count`.
+DEVICE int rows_of_column(int count) { return (count - int(blockIdx.y) + int(gridDim.y) - 1) / int(gridDim.y); }
+DEVICE int row_of_column(int n) { return int(blockIdx.y) + n * int(gridDim.y); }
+
+// Through global memory, where the units write h and dz anyhow; a flag a block counts what it has published.
+template <class T> struct GridExchange {
+    u32* flags;
+    u32 turn = 0;
+
+    DEVICE GridExchange(const Args<T>& a, SumOf<T>*, int, int) : flags(a.flags + i64(blockIdx.y) * gridDim.x) {}
+
+    template <class F> DEVICE void begin(int, int, F) {}
+
+    // Every warp looks for itself, all lanes together.
+    DEVICE void wait() const {
+        for (int i = threadIdx.x % 32; i < int(gridDim.x); i += 32) SPIN_WHILE(load_acquire(flags + i) < turn);
+        __syncwarp();
+    }
+
+    template <class F> DEVICE const T* row(int, int n, F global) const { return global(row_of_column(n)); }
+
+    DEVICE void give(int, int, int, SumOf<T>) {}
+
+    DEVICE void publish(int, int, int) {
+        __syncthreads();
+        turn++;
+        if (threadIdx.x == 0) store_release(flags + blockIdx.x, turn);
+    }
+};
+
+// Through the shared memory of a cluster, in cluster.cuh, which only units that use it include: it needs sm_90.
+template <class T, class S> struct ClusterExchange;
+
+template <class T, class S, int CLUSTER> struct ChosenExchange { using Type = ClusterExchange<T, S>; };
+template <class T, class S> struct ChosenExchange<T, S, 0> { using Type = GridExchange<T>; };
+template <class T, class S> using Exchange = typename ChosenExchange<T, S, S::CLUSTER>::Type;
+
+}  // namespace fastrnn
