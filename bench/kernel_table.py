@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,15 @@ def _kernels(options: argparse.Namespace) -> int:
     archs: Sequence[str] = devices.ARCHITECTURES
     if options.archs != "all":
         archs = names_among(options.archs, devices.ARCHITECTURES, "archs")
-    units = [(label, source) for label, source, _ in every_unit() if options.units in label]
-    if not units:
+    units = {arch: [unit[:2] for unit in every_unit(int(arch[3:])) if options.units in unit[0]] for arch in archs}
+    if not any(units.values()):
         raise ValueError(f"units: none has {options.units!r} in its name")
     try:
         version = ".".join(map(str, devices.nvrtc().getVersion()))
     except devices.GPUUnavailable as reason:
         terminal.print(str(reason), markup=False)
         return 1
-    table, errors = _measured(units, archs)
+    table, errors = _measured(units)
     table.notes.append(f"NVRTC {version}. + n B: bytes of a thread in local memory, spilled or indexed at run time.")
     print_table(table)
     for error in errors:
@@ -52,17 +52,18 @@ def _kernels(options: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def _measured(units: Sequence[tuple[str, str]], archs: Sequence[str]) -> tuple[Table, list[str]]:
-    """The table, with a row for each kernel of each unit (label, source), and what did not compile."""
+def _measured(units: Mapping[str, Sequence[tuple[str, str]]]) -> tuple[Table, list[str]]:
+    """The table, with a row for each kernel of each architecture's units (label, source); what did not compile."""
     from bench.terminal import Bar
     from fastrnn.kernels.cuda.compiler import CompileError, resources_of_each
 
     cells: dict[tuple[str, str], dict[str, str]] = {}
     errors = []
-    with Bar(len(units) * len(archs)) as bar:
-        for arch in archs:
-            bar.begin(arch, len(units))
-            for (label, _), found in zip(units, resources_of_each([source for _, source in units], arch), strict=True):
+    with Bar(sum(map(len, units.values()))) as bar:
+        for arch, of_arch in units.items():
+            bar.begin(arch, len(of_arch))
+            each = resources_of_each([source for _, source in of_arch], arch)
+            for (label, _), found in zip(of_arch, each, strict=True):
                 bar.advance(1)
                 if isinstance(found, CompileError):
                     errors.append(f"{label}: {found}")
@@ -71,8 +72,8 @@ def _measured(units: Sequence[tuple[str, str]], archs: Sequence[str]) -> tuple[T
                     local = max(used.spill_stores, used.stack)
                     row = cells.setdefault((label, kernel), {"shared": str(used.shared)})
                     row[arch] = str(used.registers) + f" + {local} B" * bool(local)
-    order = [label for label, _ in units]
-    table = Table(_TITLE, ["unit", "kernel", "static shared, B", *archs])
+    table = Table(_TITLE, ["unit", "kernel", "static shared, B", *units])
+    order = list(dict.fromkeys(label for of_arch in units.values() for label, _ in of_arch))
     for (label, kernel), row in sorted(cells.items(), key=lambda item: order.index(item[0][0])):
-        table.rows.append([label, kernel, row["shared"], *(row.get(arch, "-") for arch in archs)])
+        table.rows.append([label, kernel, row["shared"], *(row.get(arch, "-") for arch in units)])
     return table, errors

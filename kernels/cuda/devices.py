@@ -29,7 +29,8 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"
 LEAST_CAPABILITY = 75
 """Turing, times ten as in sm_75: the oldest that NVRTC of CUDA 13 compiles for."""
 
-_OLDEST_CUDA = 12  # that there is a CuPy 14 for
+_OLDEST_CUPY = 14  # the first with arrays of bfloat16
+_OLDEST_CUDA = 12  # that there is such a CuPy for
 _LATEST_CUDA = 13
 
 
@@ -109,6 +110,8 @@ def _cupy(cuda: int) -> Any:
         if error.name == "cupy":
             _missing("CuPy is not installed", f"Install it: {_install(cuda)}")
         _missing(f"CuPy cannot be imported ({_gist(error)})", f"Install it anew: {_install(cuda)}")
+    if int(cupy.__version__.partition(".")[0]) < _OLDEST_CUPY:
+        _missing(f"CuPy {cupy.__version__} is too old, {_OLDEST_CUPY} is the least", f"Update it: {_install(cuda)}")
     return cupy
 
 

@@ -237,6 +237,7 @@ class Machine:
         self.devices, self.driver_cuda, self.cupy_cuda, self.capabilities = 2, 13000, 13020, ["90", "86"]
         self.nvrtc, self.cublas = FakeNVRTC(), ModuleType("cublas")
         self.cupy = ModuleType("cupy")
+        self.cupy.__version__ = "14.2.0"
         self.cupy.cuda = SimpleNamespace(
             runtime=SimpleNamespace(getDevice=lambda: Machine.current, runtimeGetVersion=lambda: self.cupy_cuda),
             Device=lambda number: SimpleNamespace(compute_capability=self.capabilities[number]),
@@ -355,6 +356,10 @@ def _refuse(name, path=None, target=None):
         raise ImportError("\n=====\nFailed to import CuPy.\n=====", name="cupy._core")
 
 
+def _old_cupy(m):
+    m.cupy.__version__ = "13.6.0"
+
+
 def _driver_behind_cupy(m):
     m.driver_cuda = 12090
 
@@ -398,6 +403,7 @@ REASONS = {
     _no_cupy_13: rf"CuPy is not installed\. Install it: {CUDA13}$",
     _no_cupy_12: rf"CuPy is not installed\. Install it: {CUDA12}$",
     _broken_cupy: rf"CuPy cannot be imported \(Failed to import CuPy\.\)\. Install it anew: {CUDA13}$",
+    _old_cupy: rf"CuPy 13\.6\.0 is too old, 14 is the least\. Update it: {CUDA13}$",
     _driver_behind_cupy: rf"driver knows CUDA 12\.9, too old .* CUDA 13\. Update the driver, or .*{CUDA12}$",
     _driver_behind_nvrtc: rf"driver knows CUDA 12\.9, too old .* CUDA 13\. Update the driver, or .*{CUDA12}$",
     _no_nvrtc: rf'NVRTC.* cannot be loaded \(Failure finding "libnvrtc.so.13"\).*{CUDA13}.*cublas\]==13\.\*"',
