@@ -35,7 +35,8 @@ def complaints(units, arch):
 
 @pytest.mark.parametrize("arch", devices.ARCHITECTURES)
 def test_every_kernel_compiles(nvrtc, arch):
-    found = list(complaints(every_unit(int(arch[3:])), arch))
+    sizes = {"sizes": (512,)} if arch != "sm_90" else {}  # everything on one architecture, the heaviest on all
+    found = list(complaints(every_unit(int(arch[3:]), **sizes), arch))
     assert not found, "\n".join(found)
 
 

@@ -23,6 +23,7 @@ _DRIVER_ERRORS = {
     400: "CUDA_ERROR_INVALID_HANDLE",
     500: "CUDA_ERROR_NOT_FOUND",
     720: "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE",
+    912: "CUDA_ERROR_INVALID_CLUSTER_SIZE",
 }
 
 
@@ -75,6 +76,9 @@ class Module:
         return Function(self, name)
 
 
+_PORTABLE_CLUSTER, _MOST_CLUSTER = 8, 16
+
+
 class _Loaded:
     """A kernel of a module: Function objects of one name share it, as they share a handle."""
 
@@ -91,6 +95,7 @@ class _Loaded:
             6: 90,
             8: _SHARED_MEMORY,
             9: -1,
+            14: 0,
         }
         self.address = 0x10000 + 16 * len(self.by_address)
         self.by_address[self.address] = self
@@ -144,6 +149,9 @@ class Function:
             raise ValueError(f"grid {grid}, block {block}: CuPy would take 1 for 0, and launch what nobody wanted")
         if any(size > most for size, most in zip(grid, _MOST_GRID, strict=True)):
             raise failure(1, f"a grid of {grid}")
+        cluster = kernel.library.cluster(kernel.name)
+        if cluster > (_MOST_CLUSTER if kernel.attributes[14] else _PORTABLE_CLUSTER):
+            raise failure(912, f"clusters of {cluster} blocks")
         most = min(_MOST_THREADS, kernel.attributes[0])
         if threads > most or block[2] > 64:
             raise failure(1, f"a block of {block}, where {kernel.name} may have {most} threads")
