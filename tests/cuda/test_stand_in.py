@@ -34,12 +34,6 @@ KERNEL(through_shared_memory, 64, Arguments) {
 SOURCE = (ROOT / "kernels/cuda/device.cuh").read_text() + KERNELS
 
 
-@pytest.fixture
-def cupy():
-    with stand_in.installed(devices=2) as module:
-        yield module
-
-
 def compiled(source=SOURCE, options=("-arch=sm_90",)) -> bytes:
     from cupy_backends.cuda.libs import nvrtc
 
