@@ -242,18 +242,26 @@ class _StreamAt:
 
 
 def _plain(value: Any) -> int:
-    """A number, however ctypes wrapped it."""
+    """The number that a C function receives."""
     if isinstance(value, ctypes._SimpleCData):
         return value.value or 0
-    return ctypes.addressof(value._obj) if hasattr(value, "_obj") else value or 0
+    if hasattr(value, "_obj"):  # by reference
+        return ctypes.addressof(value._obj)
+    if value is not None and not -(2**31) <= value < 2**31:
+        raise AssertionError(f"ctypes passes on 32 bits of a bare int: wrap {value:#x} in c_void_p")
+    return value or 0
 
 
 def _foreign(function: Callable[..., int]) -> Callable[..., int]:
-    """With attributes, as argtypes and restype are set on ctypes' functions."""
+    """As a function of ctypes, whose argtypes may be set, and then wrap what it is given."""
 
     @functools.wraps(function)
     def call(*arguments: Any) -> int:
-        return function(*arguments)
+        kinds = getattr(call, "argtypes", None)
+        if kinds is None:
+            return function(*arguments)
+        pairs = zip(kinds, arguments, strict=True)
+        return function(*(a if isinstance(a, kind) else kind(a) for kind, a in pairs))
 
     return call
 

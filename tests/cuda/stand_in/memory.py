@@ -1,4 +1,6 @@
-"""The device's memory, and CuPy's pool: what is freed is handed out again, to the same stream, lying where it lay.
+"""The device's memory, and a pool as CuPy's is: what is freed serves the next array of the size on the same stream.
+
+Of several that would do, the latest freed one is taken; CuPy takes any.
 
 Fresh and freed memory is all bits set (NaN, or -1), and so are 512 bytes on either side: who reads what nobody wrote
 gets NaN, and who writes beside an array is found when it is freed, or by `overruns`.
