@@ -150,6 +150,23 @@ KERNEL(to_half, 256, Arguments) {
     if (i < unsigned(a.n)) static_cast<u16*>(a.output)[i] = float_to_half(static_cast<const float*>(a.input)[i]);
 }
 
+// input: six words of each lane, its elements of A and of B; output: its four elements of C, then of D.
+#define PRODUCT(NAME)                                                             \\
+    KERNEL(product_##NAME, 32, Arguments) {                                       \\
+        const u32* v = static_cast<const u32*>(a.input) + 6 * threadIdx.x;        \\
+        float(&d)[4] = static_cast<float(*)[4]>(a.output)[threadIdx.x];           \\
+        mma_##NAME(d, v[0], v[1], v[2], v[3], v[4], v[5]);                        \\
+    }
+PRODUCT(half)
+PRODUCT(bfloat16)
+PRODUCT(tf32)
+
+KERNEL(integers, 32, Arguments) {
+    const u64 x = static_cast<const u64*>(a.input)[threadIdx.x];
+    const u64 high = multiply_high(x, x ^ 0xD2E7470EE14C6C93ull);
+    static_cast<u64*>(a.output)[threadIdx.x] = a.n ? high : round_to_tf32(u32(x));
+}
+
 KERNEL(order_of_blocks, 1, Arguments) {
     u32* out = static_cast<u32*>(a.output);
     out[1 + out[0]++] = blockIdx.x;
@@ -257,6 +274,50 @@ def test_float_to_half():
     nan = np.isnan(want)
     assert np.isnan(out.view(np.float16)[nan]).all()
     np.testing.assert_array_equal(out[~nan], want.view(np.uint16)[~nan])
+
+
+def fragments(lane, K):
+    """Where the PTX manual (mma.m16n8k16, .m16n8k8) has a lane's elements: (row, k) of A, (k, column) of B, then C."""
+    g, t = lane // 4, lane % 4
+    lower = [(g, 2 * t), (g, 2 * t + 1), (g + 8, 2 * t), (g + 8, 2 * t + 1)]
+    if K == 8:
+        return [(g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)], [(t, g), (t + 4, g)], lower
+    return lower + [(row, k + 8) for row, k in lower], [(2 * t + k, g) for k in (0, 1, 8, 9)], lower
+
+
+@pytest.mark.parametrize(("name", "K"), [("half", 16), ("bfloat16", 16), ("tf32", 8)])
+def test_tensor_cores(name, K):
+    rng = np.random.default_rng(0)
+    A, B, C = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, K), (K, 8), (16, 8)))
+    if name == "half":
+        bits = [m.astype(np.float16).view(np.uint16) for m in (A, B)]
+        A, B = (b.view(np.float16).astype(np.float64) for b in bits)
+    elif name == "bfloat16":
+        bits = [(m.view(np.uint32) >> 16).astype(np.uint16) for m in (A, B)]
+        A, B = ((b.astype(np.uint32) << 16).view(np.float32).astype(np.float64) for b in bits)
+    else:  # the hardware does not look at the last 13 bits
+        bits = [m.view(np.uint32) for m in (A, B)]
+        A, B = ((b & 0xFFFFE000).view(np.float32).astype(np.float64) for b in bits)
+    words, out = np.zeros((32, 6), np.uint32), np.zeros((32, 4), np.float32)
+    for lane in range(32):
+        of_a, of_b, of_c = fragments(lane, K)
+        elements = np.array([bits[0][place] for place in of_a] + [bits[1][place] for place in of_b])
+        words[lane] = elements.view(np.uint32)  # the first of a word's two is its lower half
+        out[lane] = [C[place] for place in of_c]
+    run(f"product_{name}", input=words, output=out)
+    want = A @ B + C
+    np.testing.assert_allclose(out, [[want[place] for place in fragments(lane, K)[2]] for lane in range(32)], atol=1e-5)
+
+
+def test_integers():
+    x = np.random.default_rng(0).integers(0, 2**64, 32, np.uint64)
+    out = np.zeros(32, np.uint64)
+    run("integers", input=x, output=out, n=1)
+    assert out.tolist() == [int(a) * (int(a) ^ 0xD2E7470EE14C6C93) >> 64 for a in x]
+    floats = np.array([0x3F800FFF, 0x3F801000, 0x3F803000, 0xBF801000, 0x7F800000, 0x7F801000, 0], np.uint32)
+    x[:7] = floats
+    run("integers", input=x, output=out)
+    assert out[:7].tolist() == [0x3F800000, 0x3F802000, 0x3F804000, 0xBF802000, 0x7F800000, 0x7FFFFFFF, 0]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

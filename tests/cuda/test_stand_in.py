@@ -34,12 +34,6 @@ KERNEL(through_shared_memory, 64, Arguments) {
 SOURCE = (ROOT / "kernels/cuda/device.cuh").read_text() + KERNELS
 
 
-@pytest.fixture
-def cupy():
-    with stand_in.installed(devices=2) as module:
-        yield module
-
-
 def compiled(source=SOURCE, options=("-arch=sm_90",)) -> bytes:
     from cupy_backends.cuda.libs import nvrtc
 
@@ -93,7 +87,7 @@ def test_fresh_and_freed_memory_is_nan(cupy):
     del array
     assert np.isnan(freed).all()
     again = cupy.empty(15, np.float32)
-    assert again.data.ptr == address  # as CuPy's pool, on which graphs rely
+    assert again.data.ptr == address
     stream = cupy.cuda.Stream(non_blocking=True)
     del again
     with stream:
@@ -444,11 +438,18 @@ def test_products_that_cublas_refuses(cupy):
 def test_cupy_refuses_cublas_while_a_stream_captures_and_libcublas_does_not(cupy):
     a, c = cupy.ones((3, 3), np.float32), cupy.zeros((3, 3), np.float32)
     library, stream = ctypes.CDLL("libcublas.so.13"), cupy.cuda.Stream(non_blocking=True)
+    address, number = ctypes.c_void_p, ctypes.c_int
     with stream:
         stream.begin_capture()
         with pytest.raises(NotImplementedError, match="calling cuBLAS API during stream capture"):
             product(cupy, a, a, c)
-        library.cublasSetStream_v2(ctypes.c_void_p(cupy.cuda.device.get_cublas_handle()), ctypes.c_void_p(stream.ptr))
+        library.cublasSetStream_v2(address(cupy.cuda.device.get_cublas_handle()), address(stream.ptr))
+        with pytest.raises(AssertionError, match="32 bits of a bare int"):
+            product(cupy, a, a, c, call=lambda handle, *rest: library.cublasGemmEx(address(handle), *rest))
+        operand, size = [address, number, number], [number] * 3
+        library.cublasGemmEx.argtypes = [
+            address, number, number, *size, address, *operand, *operand, address, *operand, number, number,
+        ]  # fmt: skip
         product(cupy, a, a, c, call=library.cublasGemmEx, beta=1.0)
         graph = stream.end_capture()
     assert not c.get().any()

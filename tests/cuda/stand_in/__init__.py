@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.cuda.stand_in import arrays, device, functions, libraries, memory
+from tests.cuda.stand_in import array_functions, arrays, device, functions, libraries, memory
 from tests.cuda.stand_in.arrays import ForeignArray
 from tests.cuda.stand_in.device import Call, watch
 
@@ -30,8 +30,8 @@ __all__ = ["Call", "ForeignArray", "install", "installed", "modules", "uninstall
 
 _ARRAYS = (
     "arange array asarray ascontiguousarray asnumpy broadcast_to concatenate copyto empty empty_like expand_dims "
-    "from_dlpack full get_array_module is_available matmul may_share_memory moveaxis ndarray ones shares_memory stack "
-    "sum take where zeros zeros_like"
+    "from_dlpack full full_like get_array_module is_available matmul may_share_memory moveaxis ndarray ones ones_like "
+    "shares_memory stack sum take where zeros zeros_like"
 ).split()
 _FROM_NUMPY = (
     "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 dtype newaxis inf nan pi"
@@ -50,9 +50,9 @@ _NVRTC = (
 def modules() -> dict[str, types.ModuleType]:
     """The modules by their names in sys.modules."""
     contents: dict[str, dict[str, Any]] = {
-        "cupy": {name: getattr(arrays, name) for name in _ARRAYS}
+        "cupy": {name: getattr(array_functions, name) for name in _ARRAYS}
         | {name: getattr(np, name) for name in _FROM_NUMPY}
-        | arrays.UFUNCS
+        | array_functions.UFUNCS
         | {"__version__": "14.2.0"},
         "cupy.cuda": {
             "Device": device.Device,
@@ -65,7 +65,7 @@ def modules() -> dict[str, types.ModuleType]:
             "UnownedMemory": memory.UnownedMemory,
             "alloc": memory.alloc,
             "get_current_stream": device.get_current_stream,
-            "is_available": arrays.is_available,
+            "is_available": array_functions.is_available,
         },
         "cupy.cuda.device": {"Device": device.Device, "get_cublas_handle": libraries.get_cublas_handle},
         "cupy.cuda.function": {"Function": functions.Function, "Module": functions.Module},

@@ -1,4 +1,4 @@
-"""cupy.ndarray and the functions beside it, on the host's memory.
+"""cupy.ndarray, on the host's memory.
 
 No subclass of NumPy's, as CuPy's is none: what CuPy's arrays lack is missing here too, NumPy's functions refuse them,
 and arrays of the two kinds do not mix. Where CuPy would copy from or to the host, the watchers are told.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ class ndarray:
         return float(self.get())
 
     def __reduce__(self) -> Any:
-        return array, (self.get(),)
+        return from_host, (self.get(),)
 
     def __copy__(self) -> ndarray:
         return self.copy()
@@ -146,7 +146,7 @@ class ndarray:
     def _either(self, function: Callable[[], np.ndarray]) -> ndarray:
         """A view, or a copy where NumPy has to make one."""
         host = function()
-        return self._view(host) if np.may_share_memory(host, self._host) else _produced(function, "copy")
+        return self._view(host) if np.may_share_memory(host, self._host) else produced(function, "copy")
 
     def reshape(self, *shape: Any, order: str = "C", copy: Any = None) -> ndarray:
         return self._either(lambda: self._host.reshape(*shape, order=order))
@@ -167,14 +167,14 @@ class ndarray:
         return self._view(self._host.swapaxes(axis1, axis2))
 
     def copy(self, order: str = "C") -> ndarray:
-        return _produced(lambda: self._host, "copy", order)
+        return produced(lambda: self._host, "copy", order)
 
     def astype(
         self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True
     ) -> ndarray:
         if not copy and self.dtype == dtype:
             return self
-        return _produced(lambda: self._host.astype(dtype), "astype")
+        return produced(lambda: self._host.astype(dtype), "astype")
 
     def __getitem__(self, slices: Any) -> ndarray:
         index = _index(slices)
@@ -183,48 +183,48 @@ class ndarray:
             return self._view(picked)
         if not _is_fancy(index):
             return self._view(self._host[(*index, ...)] if isinstance(index, tuple) else self._host[index, ...])
-        return _produced(lambda: self._host[index], "getitem")
+        return produced(lambda: self._host[index], "getitem")
 
     def __setitem__(self, slices: Any, value: Any) -> None:
         if isinstance(value, np.ndarray):
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
-        index, given = _index(slices), _operand(value)
+        index, given = _index(slices), operand(value)
         device.perform(lambda: operator.setitem(self._host, index, given), "arithmetic", "setitem")
 
     def fill(self, value: Any) -> None:
         device.perform(lambda: self._host.fill(value), "fill", "fill")
 
     def scatter_add(self, slices: Any, value: Any) -> None:
-        index, given = _index(slices), _operand(value)
+        index, given = _index(slices), operand(value)
         device.perform(lambda: np.add.at(self._host, index, given), "arithmetic", "scatter_add")
 
     # Reductions
 
     def sum(self, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
-        return _calculated(np.sum, self, axis=axis, dtype=dtype, out=out, keepdims=keepdims)
+        return calculated(np.sum, self, axis=axis, dtype=dtype, out=out, keepdims=keepdims)
 
     def all(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
-        return _calculated(np.all, self, axis=axis, out=out, keepdims=keepdims)
+        return calculated(np.all, self, axis=axis, out=out, keepdims=keepdims)
 
     def any(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
-        return _calculated(np.any, self, axis=axis, out=out, keepdims=keepdims)
+        return calculated(np.any, self, axis=axis, out=out, keepdims=keepdims)
 
     def max(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
-        return _calculated(np.max, self, axis=axis, out=out, keepdims=keepdims)
+        return calculated(np.max, self, axis=axis, out=out, keepdims=keepdims)
 
     def min(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
-        return _calculated(np.min, self, axis=axis, out=out, keepdims=keepdims)
+        return calculated(np.min, self, axis=axis, out=out, keepdims=keepdims)
 
     # NumPy's functions, where CuPy has one of the same name
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         (out,) = kwargs.pop("out", None) or (None,)
-        return _calculated(getattr(ufunc, method), *inputs, out=out, **kwargs)
+        return calculated(getattr(ufunc, method), *inputs, out=out, **kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func.__name__ in ("shape", "ndim", "size"):
             return getattr(args[0], func.__name__)
-        ours = globals().get(func.__name__)
+        ours = getattr(sys.modules["cupy"], func.__name__, None)
         if ours is None:
             raise TypeError(f"the stand-in has nothing for numpy.{func.__name__}")
         return ours(*args, **kwargs)
@@ -238,16 +238,16 @@ def _operators() -> None:
 
     for name in "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split():
         plain, in_place = getattr(operator, f"__{name}__"), getattr(operator, f"__i{name}__")
-        define(name, lambda a, b, f=plain: _calculated(f, a, b))
-        define(f"r{name}", lambda a, b, f=plain: _calculated(f, b, a))
+        define(name, lambda a, b, f=plain: calculated(f, a, b))
+        define(f"r{name}", lambda a, b, f=plain: calculated(f, b, a))
         if name != "matmul":
             define(f"i{name}", lambda a, b, f=in_place: _in_place(f, a, b))
     for name in "eq ne lt le gt ge".split():
         compare = getattr(operator, name)
-        define(name, lambda a, b, f=compare: _calculated(f, a, b))
+        define(name, lambda a, b, f=compare: calculated(f, a, b))
     for name in "neg pos abs invert".split():
         unary = getattr(operator, name)
-        define(name, lambda a, f=unary: _calculated(f, a))
+        define(name, lambda a, f=unary: calculated(f, a))
     ndarray.__hash__ = None  # type: ignore[assignment]
 
 
@@ -271,10 +271,18 @@ class ForeignArray:
         return self._array.__dlpack__(**options)
 
 
-# ---- how results come about ----
+# ---- how arrays come about ----
 
 
-def _operand(value: Any) -> Any:
+def from_host(host: np.ndarray, order: str = "C") -> ndarray:
+    """A copy on the device."""
+    device.host_waits("from host", "an array")
+    result = ndarray(host.shape, host.dtype, order="F" if order == "F" else "C")
+    result._host[...] = host
+    return result
+
+
+def operand(value: Any) -> Any:
     """What NumPy may calculate with; raises TypeError for its own arrays, as CuPy does."""
     if isinstance(value, ndarray):
         current = device.getDevice()
@@ -305,7 +313,7 @@ def _is_fancy(index: Any) -> bool:
     return any(isinstance(part, np.ndarray) for part in (index if isinstance(index, tuple) else (index,)))
 
 
-def _produced(function: Callable[[], Any], name: str, order: str = "C") -> ndarray:
+def produced(function: Callable[[], Any], name: str, order: str = "C") -> ndarray:
     """A new array of what a function returns, which is asked again whenever a graph with it is launched."""
     first = np.asarray(function())
     result = ndarray(first.shape, first.dtype, order="F" if order == "F" else "C")
@@ -313,184 +321,20 @@ def _produced(function: Callable[[], Any], name: str, order: str = "C") -> ndarr
     return result
 
 
-def _calculated(function: Callable[..., Any], *operands: Any, out: ndarray | None = None, **options: Any) -> ndarray:
-    hosts = [_operand(value) for value in operands]
+def calculated(function: Callable[..., Any], *operands: Any, out: ndarray | None = None, **options: Any) -> ndarray:
+    hosts = [operand(value) for value in operands]
     name = getattr(function, "__name__", "")
     if out is None:
-        return _produced(lambda: function(*hosts, **options), name)
-    target = _operand(out)
+        return produced(lambda: function(*hosts, **options), name)
+    target = operand(out)
     device.perform(lambda: np.copyto(target, function(*hosts, **options), casting="same_kind"), "arithmetic", name)
     return out
 
 
 def _in_place(function: Callable[[Any, Any], Any], a: ndarray, b: Any) -> ndarray:
-    target, other = _operand(a), _operand(b)
+    target, other = operand(a), operand(b)
     device.perform(lambda: function(target, other), "arithmetic", function.__name__)
     return a
 
 
 _operators()
-
-# ---- the functions of the module cupy ----
-
-
-def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
-    return ndarray(shape, dtype, order=order)
-
-
-def full(shape: Any, fill_value: Any, dtype: Any = None, order: str = "C") -> ndarray:
-    result = empty(shape, np.array(fill_value).dtype if dtype is None else dtype, order)
-    result.fill(fill_value)
-    return result
-
-
-def zeros(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
-    return full(shape, 0, dtype, order)
-
-
-def ones(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
-    return full(shape, 1, dtype, order)
-
-
-def empty_like(prototype: Any, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None) -> ndarray:
-    return empty(prototype.shape if shape is None else shape, prototype.dtype if dtype is None else dtype)
-
-
-def zeros_like(a: Any, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None) -> ndarray:
-    return zeros(a.shape if shape is None else shape, a.dtype if dtype is None else dtype)
-
-
-def array(
-    obj: Any,
-    dtype: Any = None,
-    copy: Any = True,
-    order: str = "K",
-    subok: bool = False,
-    ndmin: int = 0,
-    *,
-    blocking: bool = False,
-) -> ndarray:
-    if not isinstance(obj, ndarray) and hasattr(obj, "__cuda_array_interface__"):
-        raise TypeError("the stand-in reads other libraries' arrays by from_dlpack only")
-    if isinstance(obj, ndarray):
-        if not copy and dtype in (None, obj.dtype) and (order != "C" or obj.flags.c_contiguous):
-            return obj
-        return _produced(lambda: obj._host if dtype is None else obj._host.astype(dtype), "copy", order)
-    device.host_waits("from host", "an array")
-    host = np.array(obj, dtype, ndmin=ndmin)
-    result = empty(host.shape, host.dtype, "F" if order == "F" else "C")
-    result._host[...] = host
-    return result
-
-
-def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> ndarray:
-    return array(a, dtype, bool(copy), order or "K")
-
-
-def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
-    return array(a, dtype, False, "C", ndmin=1)
-
-
-def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> np.ndarray:
-    if isinstance(a, ndarray):
-        return a.get(stream, order, out, blocking)
-    return np.asarray(a, order=order)
-
-
-def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> ndarray:
-    return _produced(lambda: np.arange(*((start,) if stop is None else (start, stop, step)), dtype=dtype), "arange")
-
-
-def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = None) -> None:
-    if isinstance(src, np.ndarray):
-        raise ValueError("non-scalar numpy.ndarray cannot be used for copyto")
-    if not isinstance(dst, ndarray):
-        raise AttributeError("'memoryview' object has no attribute 'copy_from_async'")
-    given, mask = _operand(src), True if where is None else _operand(where)
-    target = dst._host
-    device.perform(lambda: np.copyto(target, given, casting, where=mask), "arithmetic", "copyto")
-
-
-def concatenate(
-    tup: Sequence[Any], axis: Any = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
-) -> ndarray:
-    parts = [_operand(part) for part in tup]
-    return _calculated(lambda: np.concatenate(parts, axis, dtype=dtype, casting=casting), out=out)
-
-
-def stack(
-    tup: Sequence[Any], axis: int = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
-) -> ndarray:
-    parts = [_operand(part) for part in tup]
-    return _calculated(lambda: np.stack(parts, axis, dtype=dtype, casting=casting), out=out)
-
-
-def where(condition: Any, x: Any = None, y: Any = None) -> ndarray:
-    return _calculated(np.where, condition, x, y)
-
-
-def take(a: Any, indices: Any, axis: Any = None, out: Any = None) -> ndarray:
-    return _calculated(np.take, a, indices, axis=axis, out=out)
-
-
-def matmul(x1: Any, x2: Any, /, out: Any = None, **kwargs: Any) -> ndarray:
-    return _calculated(np.matmul, x1, x2, out=out, **kwargs)
-
-
-def sum(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
-    return a.sum(axis, dtype, out, keepdims)
-
-
-def may_share_memory(a: Any, b: Any, max_work: Any = None) -> bool:
-    return np.may_share_memory(a._host, b._host)
-
-
-def shares_memory(a: Any, b: Any, max_work: Any = None) -> bool:
-    return np.shares_memory(a._host, b._host)
-
-
-def moveaxis(a: Any, source: Any, destination: Any) -> ndarray:
-    return a._view(np.moveaxis(a._host, source, destination))
-
-
-def broadcast_to(array: Any, shape: Any) -> ndarray:
-    return array._view(np.broadcast_to(array._host, shape))
-
-
-def expand_dims(a: Any, axis: Any) -> ndarray:
-    return a._view(np.expand_dims(a._host, axis))
-
-
-def get_array_module(*args: Any) -> Any:
-    return sys.modules["cupy"] if any(isinstance(arg, ndarray) for arg in args) else np
-
-
-def from_dlpack(array: Any, *, device: Any = None, copy: Any = None) -> ndarray:
-    if array.__dlpack_device__()[0] != 2:
-        raise TypeError(
-            "CPU arrays cannot be directly imported to CuPy. Use `cupy.array(numpy.from_dlpack(input))` instead."
-        )
-    source = array.__dlpack__().array
-    return source.copy() if copy else source._view(source._host.view())
-
-
-def is_available() -> bool:
-    return device.getDeviceCount() > 0
-
-
-def _ufunc(name: str) -> Callable[..., ndarray]:
-    function = getattr(np, name)
-
-    def call(*operands: Any, out: Any = None, **options: Any) -> ndarray:
-        return _calculated(function, *operands, out=out, **options)
-
-    call.__name__ = name
-    return call
-
-
-UFUNCS = {
-    name: _ufunc(name)
-    for name in (
-        "abs add divide equal exp isfinite isinf isnan maximum minimum multiply negative sign sqrt square subtract tanh"
-    ).split()
-}

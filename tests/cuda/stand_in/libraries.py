@@ -225,15 +225,15 @@ class _Blas:
     def __init__(self) -> None:
         self._stream: Any = device.Stream.null
 
-        def set_stream(handle: Any, stream: Any) -> int:
-            self._stream = _StreamAt(_plain(stream))
+        def set_stream(handle: int, stream: int) -> int:
+            self._stream = _StreamAt(stream)
             return 0
 
-        def gemm(*arguments: Any) -> int:
-            *plain, _ = map(_plain, arguments)
-            return _product(*plain, stream=self._stream)
+        def gemm(*numbers: int) -> int:
+            return _product(*numbers[:-1], stream=self._stream)
 
-        self.cublasSetStream_v2, self.cublasGemmEx = _foreign(set_stream), _foreign(gemm)
+        self.cublasSetStream_v2 = _foreign(set_stream, addresses={0, 1})
+        self.cublasGemmEx = _foreign(gemm, addresses={0, 6, 7, 10, 13, 14})
 
 
 class _StreamAt:
@@ -241,21 +241,31 @@ class _StreamAt:
         self.ptr = ptr
 
 
-def _plain(value: Any) -> int:
-    """A number, however ctypes wrapped it."""
-    if isinstance(value, ctypes._SimpleCData):
-        return value.value or 0
-    return ctypes.addressof(value._obj) if hasattr(value, "_obj") else value or 0
+def _foreign(function: Callable[..., int], addresses: set[int]) -> Callable[..., int]:
+    """As a function of ctypes, whose argtypes may be set, and then wrap what it is given.
 
-
-def _foreign(function: Callable[..., int]) -> Callable[..., int]:
-    """With attributes, as argtypes and restype are set on ctypes' functions."""
+    ``addresses``: the arguments that must be wrapped somehow, as ctypes passes on 32 bits of a bare int.
+    """
 
     @functools.wraps(function)
     def call(*arguments: Any) -> int:
-        return function(*arguments)
+        kinds = getattr(call, "argtypes", None)
+        if kinds is not None:
+            pairs = zip(kinds, arguments, strict=True)
+            arguments = tuple(value if isinstance(value, kind) else kind(value) for kind, value in pairs)
+        bare = [place for place in addresses if isinstance(arguments[place], int)]
+        if bare:
+            raise AssertionError(f"ctypes passes on 32 bits of a bare int: wrap arguments {bare} in c_void_p")
+        return function(*map(_plain, arguments))
 
     return call
+
+
+def _plain(value: Any) -> int:
+    """The number that a C function receives."""
+    if hasattr(value, "_obj"):  # by reference
+        return ctypes.addressof(value._obj)
+    return getattr(value, "value", value) or 0
 
 
 class OpenedByName(ctypes.CDLL):

@@ -1,4 +1,6 @@
-"""The device's memory, and CuPy's pool: what is freed is handed out again, to the same stream, lying where it lay.
+"""The device's memory, and a pool as CuPy's is: what is freed serves the next array of the size on the same stream.
+
+Of several that would do, the latest freed one is taken; CuPy takes any.
 
 Fresh and freed memory is all bits set (NaN, or -1), and so are 512 bytes on either side: who reads what nobody wrote
 gets NaN, and who writes beside an array is found when it is freed, or by `overruns`.
@@ -18,7 +20,7 @@ from tests.cuda.stand_in import device
 
 ALIGNMENT = 512
 _POISON = 0xFF
-_lock = threading.Lock()
+_lock = threading.RLock()  # entered again where collecting garbage frees memory
 _pool: defaultdict[tuple[int, int, int], list[np.ndarray]] = defaultdict(list)
 _live: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
@@ -40,7 +42,8 @@ class Memory:
         self._block[:] = _POISON
         self.ptr = self._block.ctypes.data + ALIGNMENT
         self._watch_sides(True)
-        _live[self.ptr] = self
+        with _lock:
+            _live[self.ptr] = self
 
     @property
     def _bytes(self) -> np.ndarray:
@@ -86,7 +89,8 @@ class UnownedMemory:
     def __init__(self, ptr: int, size: int, owner: Any, device_id: int = -1):
         self.ptr, self.size, self._owner = ptr, size, owner
         self.device_id = device.getDevice() if device_id == -1 else device_id
-        _live[ptr] = self
+        with _lock:
+            _live[ptr] = self
 
     @property
     def _bytes(self) -> np.ndarray:
@@ -126,15 +130,20 @@ def at(address: int, size: int) -> np.ndarray:
     return np.frombuffer((ctypes.c_ubyte * size).from_address(address), np.uint8) if size else np.empty(0, np.uint8)
 
 
+def _alive() -> list[Any]:
+    with _lock:
+        return list(_live.values())
+
+
 def is_allocated(address: int, size: int) -> bool:
     """Whether all these bytes belong to one array."""
-    return any(m.ptr <= address and address + size <= m.ptr + m.size for m in list(_live.values()))
+    return any(m.ptr <= address and address + size <= m.ptr + m.size for m in _alive())
 
 
 def overruns() -> list[str]:
     """Writes beside arrays, freed or not, since the world began."""
     number = device.world.number
-    alive = [m.overrun() for m in list(_live.values()) if isinstance(m, Memory) and m._world == number]
+    alive = [m.overrun() for m in _alive() if isinstance(m, Memory) and m._world == number]
     return device.world.overruns + [found for found in alive if found]
 
 
