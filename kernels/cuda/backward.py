@@ -40,27 +40,31 @@ def backward(
     if policy.shape is not None:
         walk.launch_persistent(policy, True, 0, batch.steps)
     else:
-        _step_by_step(walk, slab)
+        _step_by_step(walk)
     add_gradients(walk, saved._replace(slab=slab), x, d_peephole, dx, accumulate_dx, grads, accumulate)
 
 
-def _step_by_step(walk: Walk, slab: Any) -> None:
+def _step_by_step(walk: Walk) -> None:
     """The pointwise part of a step, then what its dz sends to the step before, by cuBLAS."""
     batch = walk.batch
-    product = walk.new("product", batch.B, walk.H, sums=True)
+    sequence = walk.sequence("backward", 0, batch.steps, h=False)
+    buffers = sequence.buffers
+    walk.point(**buffers)
+    walk.store_arguments()
 
-    def multiply(phase: int, step: int) -> None:
-        rows, run = batch.alive(step), walk.phases[phase]
-        dz = walk.slab_columns(slab, run, batch.packed_row(step), rows)
-        walk.gemm(dz, walk.gates(walk.packed.w_hh, run), walk.rows_of(product, 0, rows))
+    def multiply(phase: int, rows: int) -> None:
+        run = walk.phases[phase]
+        dz = walk.slab_columns(buffers["dz_step"], run, 0, rows)
+        walk.gemm(dz, walk.gates(walk.packed.w_hh, run), walk.rows_of(buffers["product"], 0, rows))
 
     def launches() -> None:
         for step in reversed(range(batch.steps)):
-            walk.launch_step("backward", step, batch.alive(step))
+            rows = batch.alive(step)
+            walk.launch_step("backward", step, rows)
             if len(walk.phases) == 2:
-                multiply(1, step)
-                walk.launch_step("gate_backward", step, batch.alive(step))
-            multiply(0, step)
+                multiply(1, rows)
+                walk.launch_step("gate_backward", step, rows)
+            multiply(0, rows)
         walk.launch_step("backward", -1, batch.B)
 
-    walk.replay("backward", 0, batch.steps, launches)
+    sequence.run(launches)

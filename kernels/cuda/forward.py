@@ -10,7 +10,7 @@ from fastrnn.cells import Cell
 from fastrnn.sequences import Schedule
 
 from .batch import Batch
-from .layout import Run, runs
+from .layout import runs
 from .packed import Packed
 from .plan import chip_of, choose
 from .walk import Walk, first_of
@@ -53,15 +53,16 @@ def forward(
     hs = walk.new("hs", total if keep else 2 * B, H)
     cs = walk.new("cs", total if keep else B, H, sums=True) if len(cell.states) == 2 else None
     operand = walk.new("operand", total if keep else B, H) if len(cell.phases) == 2 else None
-    walk.launch_step("enter", 0, B)
     policy = choose(cell, packed.dtype, packed.precision, H, B, batch.steps, False, chip_of(walk.cupy))
+    if policy.shape is not None or not batch.steps:
+        walk.launch_enter()
     for first in range(0, batch.steps, max(steps_at_once, 1)):
         last = min(first + steps_at_once, batch.steps)
         _input_product(walk, x, slab, first, last, keep)
         if policy.shape is not None:
             walk.launch_persistent(policy, False, first, last)
         else:
-            _step_by_step(walk, hs, operand, first, last, keep)
+            _step_by_step(walk, hs, first, last)
     return Saved(slab, hs, cs, operand) if keep else None
 
 
@@ -76,31 +77,28 @@ def _input_product(walk: Walk, x: Any, slab: Any, first: int, last: int, keep: b
         walk.gemm(rows, walk.gates(walk.packed.w_ih, run), target, b_transposed=True)
 
 
-def _step_by_step(walk: Walk, hs: Any, operand: Any, first: int, last: int, keep: bool) -> None:
+def _step_by_step(walk: Walk, hs: Any, first: int, last: int) -> None:
     """The recurrent product of a step by cuBLAS, then its pointwise part."""
-    product = walk.new("product", walk.batch.B, max(run.count for run in walk.phases) * walk.H, sums=True)
+    sequence = walk.sequence("forward", first, last, h=True)
+    buffers, B = sequence.buffers, walk.batch.B
+    walk.point(**buffers)
+    if first == 0:
+        walk.launch_enter()
+    else:
+        buffers["h_step"][first & 1] = hs.reshape(2, B, -1)[first & 1]
+    walk.store_arguments()
 
     def launches() -> None:
         for step in range(first, last):
             rows = walk.batch.alive(step)
             for index, run in enumerate(walk.phases):
-                multiplied = _multiplied(walk, index, hs, operand, step, rows, keep)
-                target = _product(walk, product, run, rows)
+                if index:
+                    multiplied = walk.rows_of(buffers["operand_step"], 0, rows)
+                else:
+                    multiplied = walk.rows_of(buffers["h_step"], (step & 1) * B, rows)
+                width = run.count * walk.H
+                target = walk.rows_of(buffers["product"], 0, rows)._replace(columns=width, stride=width)
                 walk.gemm(multiplied, walk.gates(walk.packed.w_hh, run), target, b_transposed=True)
                 walk.launch_step(f"forward_{index}", step, rows)
 
-    walk.replay("forward", first, last, launches)
-
-
-def _multiplied(walk: Walk, phase: int, hs: Any, operand: Any, step: int, rows: int, keep: bool) -> Any:
-    """What a phase multiplies at a step: h, or what the first phase made."""
-    before = walk.batch.packed_row(step) if keep else 0
-    if phase:
-        return walk.rows_of(operand, before, rows)
-    return walk.rows_of(hs, before if keep else (step & 1) * walk.batch.B, rows)
-
-
-def _product(walk: Walk, product: Any, run: Run, rows: int) -> Any:
-    """The first rows of the product's memory, as wide as the run."""
-    width = run.count * walk.H
-    return walk.rows_of(product, 0, rows)._replace(columns=width, stride=width)
+    sequence.run(launches)

@@ -1,8 +1,9 @@
-"""Many launches as one: a sequence that comes again with the same addresses is captured and replayed as a CUDA graph.
+"""Many launches as one: a sequence that comes again is captured and replayed as a CUDA graph.
 
 A step of the stepwise policy is two launches or more, each of several microseconds on the host; a graph's cost a
-fraction of one. A graph has addresses baked in. But a loop that trains or infers on batches of one shape gets the same
-memory from CuPy's pool again and again, so the addresses themselves are the key.
+fraction of one. A graph has addresses baked in, and a pool gives other ones at every call. So what cuBLAS multiplies in
+a step lies in buffers that belong to the sequence, and kernels find all other addresses in an argument block on the
+device, which also belongs to it and is written anew before each replay.
 """
 
 from __future__ import annotations
@@ -15,40 +16,54 @@ from typing import Any
 from . import devices
 from .gemm import captured
 
-__all__ = ["replay"]
+__all__ = ["Sequence", "sequence"]
 
-_MOST_GRAPHS = 32
-_graphs: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()  # None: seen once
+_MOST_SEQUENCES = 64
+_sequences: collections.OrderedDict[Hashable, Sequence] = collections.OrderedDict()
 _lock = threading.Lock()
 
 
-def replay(key: Hashable, launches: Callable[[], None]) -> None:
-    """Do what ``launches`` does on CuPy's current stream, which is the same whenever the key is the same.
+class Sequence:
+    """Launches with buffers of their own, and once they have come twice, their graph."""
 
-    The first time it simply runs, which also compiles and loads all that it needs; the second time it is captured. It
-    must not allocate or synchronise.
+    def __init__(self, buffers: dict[str, Any]) -> None:
+        self.buffers = buffers
+        self._runs = 0
+        self._graph: Any = None
+
+    def run(self, launches: Callable[[], None]) -> None:
+        """Do what ``launches`` does on CuPy's current stream: the same every time, on the same addresses.
+
+        The first time it simply runs, which also compiles and loads all that it needs; the second time it is captured.
+        It must not allocate or synchronise.
+        """
+        cupy = devices.require()
+        stream = cupy.cuda.get_current_stream()
+        self._runs += 1
+        if self._runs == 1 or stream.is_capturing():  # or the caller makes a graph of its own
+            launches()
+            return
+        if self._graph is None:
+            self._graph = _capture(cupy, launches)
+        self._graph.launch(stream)
+
+
+def sequence(key: Hashable, make: Callable[[], dict[str, Any]]) -> Sequence:
+    """The sequence of that key on the current device, stream and thread; ``make`` gives it its buffers.
+
+    By stream, since what runs at the same time needs other buffers; by thread, since a thread has a cuBLAS handle of
+    its own, whose first product must not be captured.
     """
     cupy = devices.require()
-    stream = cupy.cuda.get_current_stream()
-    if stream.is_capturing():  # the caller makes a graph of its own
-        launches()
-        return
-    # A thread has a cuBLAS handle of its own, whose first product must not be captured.
-    key = cupy.cuda.runtime.getDevice(), threading.get_ident(), key
+    key = cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr, threading.get_ident(), key
     with _lock:
-        seen = key in _graphs
-        graph = _graphs.setdefault(key, None)
-        _graphs.move_to_end(key)
-        while len(_graphs) > _MOST_GRAPHS:
-            _graphs.popitem(last=False)
-    if not seen:
-        launches()
-        return
-    if graph is None:
-        graph = _capture(cupy, launches)
-        with _lock:
-            _graphs[key] = graph
-    graph.launch(stream)
+        found = _sequences.get(key)
+        if found is None:
+            found = _sequences[key] = Sequence(make())
+        _sequences.move_to_end(key)
+        while len(_sequences) > _MOST_SEQUENCES:
+            _sequences.popitem(last=False)
+    return found
 
 
 def _capture(cupy: Any, launches: Callable[[], None]) -> Any:

@@ -12,7 +12,17 @@ import numpy as np
 
 from fastrnn.cells import CELLS, Cell
 
-__all__ = ["ELEMENTS", "Element", "Run", "arguments", "mask_arguments", "prologue", "runs", "sum_arguments"]
+__all__ = [
+    "ELEMENTS",
+    "Element",
+    "Run",
+    "arguments",
+    "mask_arguments",
+    "prologue",
+    "runs",
+    "step_arguments",
+    "sum_arguments",
+]
 
 
 class Element(NamedTuple):
@@ -35,6 +45,9 @@ _FIELDS = (
     # slab (R, S, H): the input product, then activations, then dz. hs (R, H) or (2, B, H): h that enters a step.
     # operand (R, H) or (B, H): what the second phase multiplies. w_hh (gates * H, H) as the caller has it.
     ("T*", "slab hs operand w_hh peephole"),
+    # Copies of one step's rows, where cuBLAS multiplies them; null elsewhere: h_step (2, B, H) by turns, operand_step
+    # (B, H), dz_step (B, S, H).
+    ("T*", "h_step operand_step dz_step"),
     # y, dy (T, B, ·) by strides. States (B, H): forward's initial and final, backward's final and initial gradients.
     ("T*", "y dy h_in c_in h_out c_out"),
     # bias (S, H); cs (R, H) or (B, H); product (B, F, H) of one step; carry (B, H); d_peephole (B, P, H).
@@ -45,9 +58,12 @@ _FIELDS = (
     ("unsigned int*", "flags"),  # (columns of the grid, blocks), zeros
     # slab_first: packed row with which the slab begins. Strides are in elements.
     ("long long", "slab_first y_time y_batch dy_time dy_batch resets_time"),
-    # begin: time of step 0 in a dense batch. first, last: steps to walk; step: the one to take.
-    ("int", "B H steps first last step begin keep reverse"),
+    # begin: time of step 0 in a dense batch. first, last: steps to walk.
+    ("int", "B H steps first last begin keep reverse"),
+    ("void*", "block"),  # where store_arguments puts these arguments
 )
+# One step of a stepwise kernel, whose arguments lie on the device: so they may change under a graph.
+_STEP_FIELDS = (("const Arguments<T, A>*", "all"), ("int", "step"))
 _SUM_FIELDS = (("T*", "in"), ("A*", "sums"), ("long long", "rows"), ("int", "columns"))
 _MASK_FIELDS = (
     ("T*", "elements"),
@@ -73,12 +89,19 @@ def _declaration(name: str, fields: tuple[tuple[str, str], ...]) -> str:
     return f"template <class T, class A> struct {name} {{\n{members}\n}};\n"
 
 
-ARGUMENTS, SUM_ARGUMENTS = _structure(_FIELDS), _structure(_SUM_FIELDS)
+ARGUMENTS, STEP_ARGUMENTS, SUM_ARGUMENTS = (_structure(f) for f in (_FIELDS, _STEP_FIELDS, _SUM_FIELDS))
 
 
 def arguments() -> Any:
     """An argument block of zeros: a record that kernels take by value."""
     return np.zeros((), ARGUMENTS)
+
+
+def step_arguments(block: int, step: int) -> Any:
+    """As ``arguments``, for stepwise kernels; block: address of the arguments on the device."""
+    args = np.zeros((), STEP_ARGUMENTS)
+    args["all"], args["step"] = block, step
+    return args
 
 
 def sum_arguments() -> Any:
@@ -144,6 +167,6 @@ def _slots(cell: Cell) -> str:
 @functools.cache
 def prologue(name: str | None = None) -> str:
     """What a translation unit begins with: the argument blocks, and the slots of the cell of that name."""
-    blocks = _declaration("Arguments", _FIELDS) + _declaration("SumArguments", _SUM_FIELDS)
-    blocks += _declaration("MaskArguments", _MASK_FIELDS)
+    blocks = _declaration("Arguments", _FIELDS) + _declaration("StepArguments", _STEP_FIELDS)
+    blocks += _declaration("SumArguments", _SUM_FIELDS) + _declaration("MaskArguments", _MASK_FIELDS)
     return f"namespace fastrnn {{\n{blocks}{_slots(CELLS[name]) if name else ''}}}\n"

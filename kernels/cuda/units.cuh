@@ -81,6 +81,7 @@ template <class C, class T> DEVICE void enter(const Args<T>& a, int r, int u) {
     }
     const bool cut = cut_before<T>(a, 0, r);
     write(entering_h<T>(a, 0, r) + u, cut ? SumOf<T>(0) : h);
+    if (a.h_step) write(a.h_step + i64(r) * a.H + u, cut ? SumOf<T>(0) : h);
     if (C::STATES == 2) entering_c<T>(a, 0, r)[u] = cut ? SumOf<T>(0) : c;
 }
 

@@ -44,20 +44,24 @@ def _unit(name: str | None, dtype: str, files: tuple[str, ...], kernels: str, bl
     return prologue(name) + flatten(files, f"namespace fastrnn {{\n{aliases}}}\n{kernels}")
 
 
-def _kernel(name: str, threads: int, call: str, cluster: int = 0) -> str:
+def _kernel(name: str, threads: int, call: str, cluster: int = 0, block: str = "Block") -> str:
     kind, size = ("CLUSTER_KERNEL", f"{threads}, {cluster}") if cluster else ("KERNEL", f"{threads}")
-    return f"{kind}({name}, {size}, fastrnn::Block) {{ using namespace fastrnn; {call}(a); }}\n"
+    return f"{kind}({name}, {size}, fastrnn::{block}) {{ using namespace fastrnn; {call}(a); }}\n"
 
 
 @functools.cache
 def stepwise(name: str, dtype: str) -> str:
-    """enter, forward_0, backward; of two phases also forward_1 and gate_backward: one step each, a thread a unit."""
+    """forward_0, backward; of two phases also forward_1 and gate_backward: one step each. enter, store_arguments."""
     phases = len(CELLS[name].phases)
-    calls = {"enter": "enter_rows<Cell, T>", "backward": "backward_step<Cell, T>"}
-    calls |= {f"forward_{p}": f"forward_step<Cell, {p}, T>" for p in range(phases)}
+    whole = {"enter": "enter_rows<Cell, T>", "store_arguments": "store_arguments<T>"}
+    steps = {f"forward_{p}": f"forward_step<Cell, {p}, T>" for p in range(phases)}
+    steps["backward"] = "backward_step<Cell, T>"
     if phases == 2:
-        calls["gate_backward"] = "gate_backward_step<Cell, T>"
-    return _unit(name, dtype, ("stepwise",), "".join(_kernel(n, STEP_THREADS, call) for n, call in calls.items()))
+        steps["gate_backward"] = "gate_backward_step<Cell, T>"
+    kernels = [_kernel(kernel, STEP_THREADS, call) for kernel, call in whole.items()]
+    kernels += [_kernel(kernel, STEP_THREADS, call, block="StepBlock") for kernel, call in steps.items()]
+    text = "namespace fastrnn { using StepBlock = StepArgs<T>; }\n" + "".join(kernels)
+    return _unit(name, dtype, ("stepwise",), text)
 
 
 @functools.cache
@@ -100,7 +104,9 @@ def every_unit(
         yield f"sums {dtype}", sums(dtype), {"sum_rows": 0}
         yield f"dropout {dtype}", dropout(dtype), {"apply_mask": 0}
         for name, cell in CELLS.items():
-            kernels = ["enter", "backward", "forward_0"] + ["forward_1", "gate_backward"] * (len(cell.phases) == 2)
+            kernels = ["enter", "store_arguments", "backward", "forward_0"] + ["forward_1", "gate_backward"] * (
+                len(cell.phases) == 2
+            )
             yield f"stepwise {name} {dtype}", stepwise(name, dtype), dict.fromkeys(kernels, 0)
             found = {}
             for H, backward, precision, policy_name in itertools.product(

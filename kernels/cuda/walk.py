@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastrnn.cells import Cell
@@ -10,7 +10,7 @@ from fastrnn.cells import Cell
 from . import compiler, devices, graphs, units
 from .batch import Batch
 from .gemm import Gemm, Matrix
-from .layout import ELEMENTS, Run, arguments, runs, sum_arguments
+from .layout import ELEMENTS, Run, arguments, runs, step_arguments, sum_arguments
 from .packed import Packed
 from .plan import Policy
 
@@ -86,21 +86,47 @@ class Walk:
 
     # Launches
 
-    def replay(self, name: str, first: int, last: int, launches: Callable[[], None]) -> None:
-        """Run stepwise launches for the steps first to last - 1, as one graph where they have come before."""
-        self.args["step"] = 0
+    def sequence(self, name: str, first: int, last: int, *, h: bool) -> graphs.Sequence:
+        """The stepwise launches of the steps first to last - 1; h: those that multiply h, and not dz."""
         rows = self.batch.schedule.active.tobytes() if self.batch.ragged else b""
-        precision = self.packed.precision
-        graphs.replay((name, self.cell.name, self.dtype, precision, first, last, self.args.tobytes(), rows), launches)
+        weights = self.packed.w_hh.data.ptr
+        size = self.batch.B, self.H, self.packed.precision
+        return graphs.sequence(
+            (name, self.cell.name, self.dtype, *size, first, last, weights, rows), lambda: self._step_buffers(h)
+        )
+
+    def _step_buffers(self, h: bool) -> dict[str, Any]:
+        empty, B, H = self.cupy.empty, self.batch.B, self.H
+        buffers = {"block": empty(self.args.nbytes, "uint8")}
+        if h:
+            fed = max(run.count for run in self.phases)
+            buffers |= {"h_step": empty((2, B, H), self.element), "operand_step": empty((B, H), self.element)}
+        else:
+            fed = 1
+            buffers["dz_step"] = empty((B, self.slots, H), self.element)
+        return buffers | {"product": empty((B, fed * H), self.sums)}
+
+    def store_arguments(self) -> None:
+        """Put the arguments where the stepwise kernels that follow find them."""
+        self._launch("store_arguments", 1, 32, self.args)
+
+    def launch_enter(self) -> None:
+        """Set the states that enter the first step, and the final ones of rows that have none."""
+        self._launch("enter", self._blocks(self.batch.B), units.STEP_THREADS, self.args)
 
     def launch_step(self, kernel: str, step: int, rows: int) -> None:
         """A stepwise kernel, for that many rows; a thread a unit."""
-        self.args["step"] = step
-        blocks = -(-rows * self.H // units.STEP_THREADS)
+        args = step_arguments(self.args["block"], step)
+        self._launch(kernel, self._blocks(rows), units.STEP_THREADS, args)
+
+    def _blocks(self, rows: int) -> int:
+        return -(-rows * self.H // units.STEP_THREADS)
+
+    def _launch(self, kernel: str, blocks: int, threads: int, args: Any) -> None:
         if blocks:
             module = compiler.load(units.stepwise(self.cell.name, self.dtype))
             stream = self.cupy.cuda.get_current_stream()
-            module.functions[kernel]((blocks,), (units.STEP_THREADS,), (self.args,), 0, stream)
+            module.functions[kernel]((blocks,), (threads,), (args,), 0, stream)
 
     def launch_persistent(self, policy: Policy, backward: bool, first: int, last: int) -> None:
         """All steps from first to last - 1."""
