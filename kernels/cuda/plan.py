@@ -11,6 +11,7 @@ import numpy as np
 
 from fastrnn.cells import Cell
 
+from . import devices
 from .layout import ELEMENTS, runs
 from .units import Shape
 
@@ -175,8 +176,13 @@ def plan(
 
 def chip_of(cupy: Any) -> Chip:
     """The current device's."""
-    device = cupy.cuda.Device()
-    attributes = device.attributes
+    return _chip(cupy.cuda.runtime.getDevice())
+
+
+@functools.cache
+def _chip(index: int) -> Chip:
+    device = devices.require().cuda.Device(index)
+    attributes = device.attributes  # asks the driver about a hundred things each time
     return Chip(
         attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"], int(device.compute_capability)
     )
