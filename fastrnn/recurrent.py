@@ -290,7 +290,7 @@ class RecurrentLayer:
     @property
     def precision(self) -> str:
         """How products of a float32 layer on a GPU are taken: "exact" (float32, the default), "tf32" (operands rounded
-        to 10 bits of mantissa) or "3xtf32" (as close to float32 as TF32 gets; today the same as "exact").
+        to 10 bits of mantissa) or "3xtf32" (three such products for one: nearly float32's).
 
         Setting it raises ValueError for other values, and on the CPU for any but "exact".
         """

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from fastrnn.cells import Cell
 
-from . import devices
 from .backward import backward
 from .devices import GPUUnavailable
 from .forward import forward
 from .gradients import accumulators
 from .packed import pack
 from .place import place
-from .plan import Plan, chip_of
+from .plan import Plan, current_chip
 from .plan import plan as _plan
 from .stepper import stepper
 
@@ -36,7 +35,7 @@ __all__ = [
 
 def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool) -> Plan:
     """What forward (and backward, if training) would do, and why. ``threads`` does not matter."""
-    return _plan(cell, T, B, I, H, dtype, training, chip_of(devices.require()))
+    return _plan(cell, T, B, I, H, dtype, training, current_chip())
 
 
 def set_num_threads(n: int) -> None:

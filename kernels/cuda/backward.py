@@ -12,7 +12,7 @@ from .batch import Batch
 from .forward import Saved
 from .gradients import Accumulators, add_gradients
 from .packed import Packed
-from .plan import chip_of, choose
+from .plan import choose, current_chip
 from .walk import Walk, first_of
 
 __all__ = ["backward"]
@@ -36,7 +36,7 @@ def backward(
     d_peephole = None
     if cell.peepholes:
         d_peephole = walk.new("d_peephole", batch.B, len(cell.peepholes) * walk.H, sums=True, zero=True)
-    policy = choose(cell, packed.dtype, packed.precision, walk.H, batch.B, batch.steps, True, chip_of(walk.cupy))
+    policy = choose(cell, packed.dtype, packed.precision, walk.H, batch.B, batch.steps, True, current_chip())
     if policy.shape is not None:
         walk.launch_persistent(policy, True, 0, batch.steps)
     else:

@@ -12,7 +12,7 @@ from fastrnn.sequences import Schedule
 from .batch import Batch
 from .layout import runs
 from .packed import Packed
-from .plan import chip_of, choose
+from .plan import choose, current_chip
 from .walk import Walk, first_of
 
 __all__ = ["Saved", "forward"]
@@ -53,7 +53,7 @@ def forward(
     hs = walk.new("hs", total if keep else 2 * B, H)
     cs = walk.new("cs", total if keep else B, H, sums=True) if len(cell.states) == 2 else None
     operand = walk.new("operand", total if keep else B, H) if len(cell.phases) == 2 else None
-    policy = choose(cell, packed.dtype, packed.precision, H, B, batch.steps, False, chip_of(walk.cupy))
+    policy = choose(cell, packed.dtype, packed.precision, H, B, batch.steps, False, current_chip())
     if policy.shape is not None or not batch.steps:
         walk.launch_enter()
     for first in range(0, batch.steps, max(steps_at_once, 1)):

@@ -13,11 +13,11 @@
 
 namespace fastrnn {
 
-// How a kernel is cut. V elements are loaded at a time, ROUNDS times by every thread for a depth of H; TENSOR: products by
-// tensor cores; CLUSTER: blocks that are one, 0 without.
-template <int V_, int UNITS_, int THREADS_, int ROUNDS_, bool TENSOR_, int CLUSTER_> struct Shape {
-    static constexpr int V = V_, UNITS = UNITS_, THREADS = THREADS_, ROUNDS = ROUNDS_, CLUSTER = CLUSTER_;
-    static constexpr bool TENSOR = TENSOR_, NEAR = CLUSTER > 0;
+// How a kernel is cut. V elements are loaded at a time, ROUNDS times by every thread for a depth of H; TENSOR: 1, products
+// by tensor cores, or 3, each by three; 0 without; CLUSTER: blocks that are one, 0 without.
+template <int V_, int UNITS_, int THREADS_, int ROUNDS_, int TENSOR_, int CLUSTER_> struct Shape {
+    static constexpr int V = V_, UNITS = UNITS_, THREADS = THREADS_, ROUNDS = ROUNDS_, TENSOR = TENSOR_, CLUSTER = CLUSTER_;
+    static constexpr bool NEAR = CLUSTER > 0;
     static constexpr int PARTS = THREADS / UNITS, WARPS = THREADS / 32;
     static constexpr int ROWS = PARTS < 16 ? PARTS : 16;  // a tile's rows, for which sums are kept in shared memory
     static constexpr int AT_ONCE = 4;                     // rows whose sums a thread has in registers
@@ -94,7 +94,7 @@ template <class T, class S, int OUT, int DEPTHS> struct ChosenWeights<true, T, S
     using Type = TensorWeights<T, S, OUT, DEPTHS>;
 };
 template <class T, class S, int OUT, int DEPTHS>
-using Weights = typename ChosenWeights<S::TENSOR, T, S, OUT, DEPTHS>::Type;
+using Weights = typename ChosenWeights<(S::TENSOR > 0), T, S, OUT, DEPTHS>::Type;
 
 // Slots that a phase's recurrent product feeds.
 template <class C, int P> struct Fed {

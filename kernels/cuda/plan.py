@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from . import devices
 from .layout import ELEMENTS, runs
 from .units import Shape
 
-__all__ = ["Chip", "Plan", "Policy", "choose", "forced", "persistent_policy", "plan"]
+__all__ = ["Chip", "Plan", "Policy", "choose", "current_chip", "forced", "persistent_policy", "plan"]
 
 # 32-bit registers of weights a thread may hold: 128 leave no spill in 255 (152 to 230 are used at 64 to 128).
 _WEIGHT_REGISTERS = 128
@@ -23,6 +23,7 @@ _THREADS = 256
 # Rows of a block beyond which cuBLAS wins, without and with tensor cores. Estimates from instruction counts (a row of
 # 512 units is about 50 instructions a warp, with tensor cores eight rows are), not yet measured.
 _MOST_ROWS = {False: 32, True: 64}
+_TENSOR_PRODUCTS = {"exact": 0, "tf32": 1, "3xtf32": 3}  # of tensor cores, for one of float32
 _TENSOR_CORES, _CLUSTERS = 80, 90  # compute capability of the first with mma of bfloat16 and TF32; with clusters
 _ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -91,7 +92,7 @@ def _choose(
         return Policy("stepwise", "one step: weights would be loaded onto the chip for a single use")
     for kernel in ("cluster", "persistent") if wanted is None else (wanted, "persistent"):
         found = _cut(kernel, name, dtype, precision, H, B, backward, chip)
-        if found is not None and (wanted or B <= found.columns * _MOST_ROWS[found.shape.tensor]):
+        if found is not None and (wanted or B <= found.columns * _MOST_ROWS[found.shape.tensor > 0]):
             return found
     if found is None:
         return Policy("stepwise", "the recurrent weights exceed the chip's registers: cuBLAS streams them each step")
@@ -104,7 +105,7 @@ def _cut(
     """The kernel with the fewest blocks whose weights fit their registers, by tensor cores if they may."""
     vector = 16 // _ITEMSIZE[dtype]
     aligned = H % vector == 0
-    allowed = _ITEMSIZE[dtype] == 2 or (dtype, precision) == ("float32", "tf32")
+    allowed = 1 if _ITEMSIZE[dtype] == 2 else _TENSOR_PRODUCTS[precision] if dtype == "float32" else 0
     fitted = functools.partial(_fitted, name, dtype, H, B, backward, chip)
     if kernel == "cluster":
         if not aligned or chip.capability < _CLUSTERS:
@@ -112,9 +113,9 @@ def _cut(
         candidates = [(units, size) for size in (4, 8, 16) for units in (8, 16, 32) if size * units >= H]
     else:
         candidates = [(units, 0) for units in (32, 16, 8, 4)]
-    for tensor in (True, False):
-        if tensor and not (allowed and aligned and chip.capability >= _TENSOR_CORES):
-            continue
+    if not aligned or chip.capability < _TENSOR_CORES:
+        allowed = 0
+    for tensor in sorted({allowed, 0}, reverse=True):
         for units, cluster in candidates:
             found = fitted(units, vector if aligned else 1, tensor, cluster)
             if found is not None and not (tensor and units not in (8, 16, 32)):
@@ -123,7 +124,7 @@ def _cut(
 
 
 def _fitted(
-    name: str, dtype: str, H: int, B: int, backward: bool, chip: Chip, units: int, vector: int, tensor: bool,
+    name: str, dtype: str, H: int, B: int, backward: bool, chip: Chip, units: int, vector: int, tensor: int,
     cluster: int,
 ) -> Policy | None:  # fmt: skip
     """The kernel with that many units a block, if it fits the chip. cluster: blocks of one, 0 without."""
@@ -133,7 +134,7 @@ def _fitted(
         rounds = -(-H // (4 * vector * warps))
         # Eight registers a round for every 16 outputs; backward has one output a unit, and a depth of all slots.
         tiles = -(-units // 16) * sum(fed) if backward else sum(-(-count * units // 16) for count in fed)
-        registers = 8 * rounds * tiles
+        registers = 8 * rounds * tiles * (2 if tensor == 3 else 1)
     else:
         rounds = -(-H // (_THREADS // units * vector))
         registers = sum(fed) * rounds * vector * words
@@ -174,9 +175,9 @@ def plan(
     return Plan(kernel, why, policy.blocks * policy.columns or 1, rows * H * saved, flops)
 
 
-def chip_of(cupy: Any) -> Chip:
+def current_chip() -> Chip:
     """The current device's."""
-    return _chip(cupy.cuda.runtime.getDevice())
+    return _chip(devices.require().cuda.runtime.getDevice())
 
 
 @functools.cache

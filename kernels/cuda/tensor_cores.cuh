@@ -26,6 +26,13 @@ template <> struct Operand<float> {
     static DEVICE uint4 prepared(uint4 v) {
         return {round_to_tf32(v.x), round_to_tf32(v.y), round_to_tf32(v.z), round_to_tf32(v.w)};
     }
+    // What rounding has left, rounded in turn: together they have 21 of float's 24 bits.
+    static DEVICE u32 rest(u32 bits, u32 rounded) {
+        return round_to_tf32(__float_as_uint(__uint_as_float(bits) - __uint_as_float(rounded)));
+    }
+    static DEVICE uint4 rest(uint4 v, uint4 rounded) {
+        return {rest(v.x, rounded.x), rest(v.y, rounded.y), rest(v.z, rounded.z), rest(v.w, rounded.w)};
+    }
     static DEVICE void mma(float (&d)[4], const u32* a, u32 b0, u32 b1) { mma_tf32(d, a[0], a[1], a[2], a[3], b0, b1); }
 };
 
@@ -34,11 +41,14 @@ template <> struct Operand<float> {
 //
 // The order of the depth does not matter as long as both operands have the same. So a lane takes 16 neighbouring bytes of
 // either as the elements that the instruction would have it gather from all over: every load is one of 16 bytes.
+//
+// SPLIT ("3xtf32"): a number is the sum of two of TF32, and of the four products of their parts the smallest is left out.
 template <class T, class S, int OUT, int DEPTHS> struct TensorWeights {
+    static constexpr bool SPLIT = S::TENSOR == 3;
     static constexpr int ROUNDS = DEPTHS * S::ROUNDS, V = 16 / int(sizeof(T)), TOGETHER = 4 * V;
     static constexpr int OUTPUTS = OUT * S::UNITS, TILES = (OUTPUTS + 15) / 16;
     static constexpr int ROWS_AT_ONCE = 8;
-    u32 at[TILES][ROUNDS][8];
+    u32 at[TILES][ROUNDS][8], rest_at[SPLIT ? TILES : 1][ROUNDS][8];
 
     static DEVICE int depth_index(int round) {
         return (round * S::WARPS + int(threadIdx.x) / 32) * TOGETHER + int(threadIdx.x) % 4 * V;
@@ -58,11 +68,14 @@ template <class T, class S, int OUT, int DEPTHS> struct TensorWeights {
                         const int row = tile * 16 + half * 8 + g, out = row / S::UNITS, unit = row % S::UNITS;
                         const int k = depth_index(round) + word * (V / 4);
                         at[tile][round][2 * word + half] = 0u;
+                        if constexpr (SPLIT) rest_at[tile][round][2 * word + half] = 0u;
                         if (row >= OUTPUTS || unit >= units || k >= depth) continue;
                         T elements[V / 4];
 #pragma unroll
                         for (int e = 0; e < V / 4; e++) elements[e] = *weight(out, unit, k + e);
-                        at[tile][round][2 * word + half] = Operand<T>::word(elements);
+                        const u32 rounded = at[tile][round][2 * word + half] = Operand<T>::word(elements);
+                        if constexpr (SPLIT)
+                            rest_at[tile][round][2 * word + half] = Operand<T>::rest(__float_as_uint(elements[0]), rounded);
                     }
     }
 
@@ -78,7 +91,18 @@ template <class T, class S, int OUT, int DEPTHS> struct TensorWeights {
                 const int k = depth_index(round);
                 uint4 v = {0, 0, 0, 0};
                 if (exists && k < depth) v = load_exchanged<S::NEAR>(reinterpret_cast<const uint4*>(from + k));
+                const uint4 loaded = v;
                 v = Operand<T>::prepared(v);
+                if constexpr (SPLIT) {
+                    const uint4 rest = Operand<T>::rest(loaded, v);
+#pragma unroll
+                    for (int tile = 0; tile < TILES; tile++) {
+                        Operand<T>::mma(d[tile], rest_at[tile][round], v.x, v.y);
+                        Operand<T>::mma(d[tile], rest_at[tile][round] + 4, v.z, v.w);
+                        Operand<T>::mma(d[tile], at[tile][round], rest.x, rest.y);
+                        Operand<T>::mma(d[tile], at[tile][round] + 4, rest.z, rest.w);
+                    }
+                }
 #pragma unroll
                 for (int tile = 0; tile < TILES; tile++) {
                     Operand<T>::mma(d[tile], at[tile][round], v.x, v.y);

@@ -28,7 +28,7 @@ class Shape(NamedTuple):
     units: int
     threads: int
     rounds: int
-    tensor: bool = False
+    tensor: int = 0  # 1: products by tensor cores, 3: each by three products; 0 without
     cluster: int = 0  # blocks that are one; 0 without clusters
 
     @property
@@ -71,7 +71,7 @@ def persistent(name: str, dtype: str, shape: Shape, backward: bool) -> str:
     shaped = f"using Cut = Shape<{', '.join(str(int(value)) for value in shape)}>;"
     call = f"{kernel}_persistent<Cell, Cut, T>"
     text = f"namespace fastrnn {{ {shaped} }}\n{_kernel(kernel, shape.threads, call, shape.cluster)}"
-    files = ("tensor_cores",) * shape.tensor + ("cluster",) * (shape.cluster > 0) + ("persistent",)
+    files = ("tensor_cores",) * (shape.tensor > 0) + ("cluster",) * (shape.cluster > 0) + ("persistent",)
     return _unit(name, dtype, files, text)
 
 
@@ -112,7 +112,7 @@ def every_unit(
             for H, backward, precision, policy_name in itertools.product(
                 sizes,
                 (False, True),
-                ("exact", "tf32") if dtype == "float32" else ("exact",),
+                ("exact", "tf32", "3xtf32") if dtype == "float32" else ("exact",),
                 ("cluster", "persistent"),
             ):
                 policy = persistent_policy(policy_name, cell, dtype, precision, H, 16, backward, chip)
@@ -120,6 +120,6 @@ def every_unit(
                     found[policy.shape, backward] = policy_name, H
             for (shape, backward), (policy_name, H) in found.items():
                 kernel = "backward" if backward else "forward"
-                tensor = " tensor cores" * shape.tensor
+                tensor = f" tensor cores x{shape.tensor}" * (shape.tensor > 0)
                 label = f"{policy_name} {kernel} {name} {dtype} H={H}{tensor}"
                 yield label, persistent(name, dtype, shape, backward), {kernel: spilled}
