@@ -88,14 +88,14 @@ def dropout(dtype: str) -> str:
 
 
 def every_unit(
-    capability: int = 90, sizes: Sequence[int] = (100, 128, 512, 1024)
+    capability: int = 90, sizes: Sequence[int] = (100, 512, 1024)
 ) -> Iterator[tuple[str, str, dict[str, int]]]:
     """Units for a compute capability, as (label, source, most bytes spilled by kernel).
 
-    All that do not depend on sizes, and those that hold weights for H in ``sizes``: by default a few that are cut in
-    different ways and hold as much as they can.
+    All that do not depend on sizes, and those that hold weights for H in ``sizes`` as they would for 16 rows.
     """
-    from .plan import Chip, persistent_policy
+    from .cuts import Chip, Problem
+    from .plan import candidates
 
     chip = Chip(132, 227 * 1024, capability)
     # Compilers for these spend a few registers more on the same text: up to 40 bytes go to local memory.
@@ -108,16 +108,15 @@ def every_unit(
                 len(cell.phases) == 2
             )
             yield f"stepwise {name} {dtype}", stepwise(name, dtype), dict.fromkeys(kernels, 0)
-            found = {}
-            for H, backward, precision, policy_name in itertools.product(
-                sizes,
-                (False, True),
-                ("exact", "tf32", "3xtf32") if dtype == "float32" else ("exact",),
-                ("cluster", "persistent"),
-            ):
-                policy = persistent_policy(policy_name, cell, dtype, precision, H, 16, backward, chip)
-                if policy is not None:
-                    found[policy.shape, backward] = policy_name, H
+            best: dict[tuple[str, int, bool, str], Shape] = {}
+            found: dict[tuple[Shape, bool], tuple[str, int]] = {}
+            precisions = ("exact", "tf32", "3xtf32") if dtype == "float32" else ("exact",)
+            for H, backward, precision in itertools.product(sizes, (False, True), precisions):
+                for _, policy in reversed(candidates(Problem(name, dtype, precision, H, 16, backward), chip)):
+                    if policy.shape is not None:
+                        best[policy.kernel, H, backward, precision] = policy.shape
+            for (policy_name, H, backward, _), shape in best.items():
+                found[shape, backward] = policy_name, H
             for (shape, backward), (policy_name, H) in found.items():
                 kernel = "backward" if backward else "forward"
                 tensor = f" tensor cores x{shape.tensor}" * (shape.tensor > 0)

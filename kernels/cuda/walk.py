@@ -9,10 +9,10 @@ from fastrnn.cells import Cell
 
 from . import compiler, devices, graphs, units
 from .batch import Batch
+from .cuts import Policy
 from .gemm import Gemm, Matrix
 from .layout import ELEMENTS, Run, arguments, runs, step_arguments, sum_arguments
 from .packed import Packed
-from .plan import Policy
 
 __all__ = ["Walk", "sum_of_rows"]
 

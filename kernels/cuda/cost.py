@@ -1,0 +1,79 @@
+"""A model of what a step costs under each policy: the floors of its parts, added up.
+
+The constants are those of an H100 as others have measured it (latencies: arXiv:2402.13499 and 2501.12084), scaled by
+the number of multiprocessors; none was measured with these kernels yet. ``python -m bench floors`` prints what comes
+out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .cuts import ITEMSIZE, Chip, Policy, Problem
+
+__all__ = ["HOPPER", "Costs", "step_seconds"]
+
+
+class Costs(NamedTuple):
+    """Seconds, or amounts a clock cycle and multiprocessor."""
+
+    clock: float = 1.755e9  # Hz
+    grid_barrier: float = 0.8e-6  # from a block's last store to the last block's first load
+    cluster_barrier: float = 0.24e-6
+    first_load: float = 0.35e-6  # latency of what another block wrote, from the L2 cache
+    pointwise: float = 0.2e-6
+    launch: float = 1.3e-6  # from kernel to kernel in a graph
+    l2_bytes: float = 5.5e12 / 132 / 1.755e9
+    memory_bytes: float = 3.0e12 / 132 / 1.755e9
+    cluster_bytes: float = 12.0  # into a block from others of its cluster
+    l2_size: float = 40e6
+    # Multiply-adds: of registers with loads and shuffles between them, of tensor cores by mma.sync, of cuBLAS.
+    registers: float = 64.0
+    tensor: float = 1270.0
+    gemm: float = 90.0
+
+
+HOPPER = Costs()
+
+
+def step_seconds(policy: Policy, problem: Problem, chip: Chip, costs: Costs = HOPPER) -> float:
+    """Seconds of one step."""
+    if policy.shape is None:
+        return _stepwise(problem, chip, costs)
+    shape, fed, itemsize = policy.shape, problem.fed, ITEMSIZE[problem.dtype]
+    rows = -(-problem.B // policy.columns)
+    at_once = 8 if shape.tensor else 4
+    outputs = sum(_whole(count * shape.units, 16 if shape.tensor else 1) for count in fed)
+    if problem.backward:
+        outputs = sum(fed) * _whole(shape.units, 16 if shape.tensor else 1)
+    product = outputs * problem.H * _whole(rows, at_once) / _rate(problem, shape.tensor, costs, costs.registers)
+    exchanged = rows * itemsize * (sum(fed) * problem.H if problem.backward else len(fed) * problem.H)
+    each = len(fed) * costs.pointwise
+    if policy.kernel == "cluster":
+        moved = exchanged * (policy.blocks - 1) / policy.blocks / costs.cluster_bytes / costs.clock
+        return len(fed) * costs.cluster_barrier + moved + product / costs.clock + each
+    everyone = exchanged * policy.blocks * policy.columns / chip.multiprocessors / costs.l2_bytes / costs.clock
+    read = max(len(fed) * costs.first_load, everyone)
+    return len(fed) * costs.grid_barrier + read + product / costs.clock + each
+
+
+def _stepwise(problem: Problem, chip: Chip, costs: Costs) -> float:
+    weights = sum(problem.fed) * problem.H**2
+    size = weights * ITEMSIZE[problem.dtype]
+    bandwidth = costs.l2_bytes if size <= costs.l2_size else costs.memory_bytes
+    rate = _rate(problem, problem.products if problem.precision != "3xtf32" else 0, costs, costs.gemm)
+    loading = size / bandwidth
+    multiplying = weights * _whole(problem.B, 16) / rate
+    gemms = max(loading, multiplying) / chip.multiprocessors / costs.clock
+    return gemms + 2 * len(problem.fed) * costs.launch
+
+
+def _rate(problem: Problem, tensor: int, costs: Costs, plain: float) -> float:
+    """Multiply-adds a cycle and multiprocessor."""
+    if tensor:
+        return costs.tensor / tensor * 2 / ITEMSIZE[problem.dtype]
+    return plain * (0.5 if problem.dtype == "float64" else 1.0)
+
+
+def _whole(count: int, of: int) -> int:
+    return -(-count // of) * of

@@ -1,0 +1,116 @@
+"""How the kernels that hold the recurrent weights can be cut for a layer and a chip: every way that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from .layout import ELEMENTS, runs
+from .units import Shape
+
+__all__ = ["ITEMSIZE", "Chip", "Policy", "Problem", "cuts"]
+
+# 32-bit registers of weights a thread may hold: 128 leave no spill in 255 (152 to 230 are used at 64 to 128).
+_WEIGHT_REGISTERS = 128
+_THREADS = 256
+_WARPS = _THREADS // 32
+_TENSOR_PRODUCTS = {"exact": 0, "tf32": 1, "3xtf32": 3}  # of tensor cores, for one of float32
+_TENSOR_CORES, _CLUSTERS = 80, 90  # compute capability of the first with mma of bfloat16 and TF32; with clusters
+ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class Chip(NamedTuple):
+    """What a device has room for."""
+
+    multiprocessors: int
+    shared_memory: int  # bytes a block
+    capability: int  # 90: sm_90
+
+
+class Problem(NamedTuple):
+    """One direction of a layer at one step."""
+
+    cell: str
+    dtype: str
+    precision: str
+    H: int
+    B: int
+    backward: bool
+
+    @property
+    def fed(self) -> list[int]:
+        """Slots that the recurrent product feeds, by phase."""
+        return [run.count for run in runs(self.cell, "h")]
+
+    @property
+    def products(self) -> int:
+        """Tensor-core products for one of the layer's dtype; 0: they are not to be used."""
+        if ITEMSIZE[self.dtype] == 2:
+            return 1
+        return _TENSOR_PRODUCTS[self.precision] if self.dtype == "float32" else 0
+
+
+class Policy(NamedTuple):
+    """How a layer walks its steps."""
+
+    kernel: str  # "cluster", "persistent" or "stepwise"
+    why: str
+    shape: Shape | None = None
+    blocks: int = 0  # that share the hidden units
+    columns: int = 0  # groups of such blocks, that share the rows
+    shared: int = 0  # bytes
+
+
+def cuts(problem: Problem, chip: Chip) -> Iterator[Policy]:
+    """The kernels whose weights fit the registers of as many blocks as the chip can run at once.
+
+    Tensor cores are used wherever they may be and something fits.
+    """
+    vector = 16 // ITEMSIZE[problem.dtype]
+    aligned = problem.H % vector == 0
+    sizes = (0, 4, 8, 16) if aligned and chip.capability >= _CLUSTERS else (0,)
+    tensor = problem.products if aligned and chip.capability >= _TENSOR_CORES else 0
+    for products in sorted({tensor, 0}, reverse=True):
+        found = [
+            policy
+            for cluster in sizes
+            for units in ((8, 16, 32) if cluster or products else (4, 8, 16, 32))
+            if (policy := _fitted(problem, chip, units, vector if aligned else 1, products, cluster)) is not None
+        ]
+        yield from found
+        if found:
+            return
+
+
+def _fitted(problem: Problem, chip: Chip, units: int, vector: int, tensor: int, cluster: int) -> Policy | None:
+    """The kernel with that many units a block, if it fits. cluster: blocks of one, 0 without."""
+    H, B, fed, itemsize = problem.H, problem.B, problem.fed, ITEMSIZE[problem.dtype]
+    words, blocks = np.dtype(ELEMENTS[problem.dtype].sums).itemsize // 4, cluster or -(-H // units)
+    if tensor:
+        rounds = -(-H // (4 * vector * _WARPS))
+        # Eight registers a round for every 16 outputs; backward has one output a unit, and a depth of all slots.
+        tiles = -(-units // 16) * sum(fed) if problem.backward else sum(-(-count * units // 16) for count in fed)
+        registers = 8 * rounds * tiles * (2 if tensor == 3 else 1)
+    else:
+        rounds = -(-H // (_THREADS // units * vector))
+        registers = sum(fed) * rounds * vector * words
+    if registers > _WEIGHT_REGISTERS or blocks > chip.multiprocessors or blocks * units < H:
+        return None
+    # As many columns as there is room for, but none without enough rows to fill what a product takes at once. Clusters
+    # lie within a group of multiprocessors, of which some are left over.
+    room = chip.multiprocessors * 7 // 8 // blocks if cluster else chip.multiprocessors // blocks
+    columns = max(1, min(room, -(-B // (8 if tensor else 4))))
+    shape = Shape(vector, units, _THREADS, rounds, tensor, cluster)
+    shared = _WARPS * shape.rows * (1 if problem.backward else max(fed)) * units * 4 * words
+    if cluster:
+        widths = [count * H for count in fed] if problem.backward else [H] * len(fed)
+        pitches = [-(-width * itemsize // 128) * 128 + 64 for width in widths]
+        shared += -(-B // columns) * (2 * pitches[0] + sum(pitches[1:]))
+    if shared > chip.shared_memory:
+        return None
+    where = "as operands of tensor cores" if tensor else "in registers"
+    how = f"clusters of {blocks} blocks" if cluster else f"{blocks} blocks"
+    why = f"{how} of {units} units hold the recurrent weights {where} for all steps"
+    return Policy("cluster" if cluster else "persistent", why, shape, blocks, columns, shared)
