@@ -27,7 +27,7 @@ def _kernels(options: argparse.Namespace) -> int:
     from bench.cli import names_among
     from bench.terminal import print_table, terminal
     from fastrnn.kernels.cuda import devices
-    from fastrnn.kernels.cuda.units import every_unit
+    from fastrnn.kernels.cuda.catalogue import every_unit
 
     archs: Sequence[str] = devices.ARCHITECTURES
     if options.archs != "all":

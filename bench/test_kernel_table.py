@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.cli import main
-from fastrnn.kernels.cuda import compiler, devices, units
+from fastrnn.kernels.cuda import catalogue, compiler, devices
 
 
 class FakeNVRTC:
@@ -27,7 +27,7 @@ def two_units(monkeypatch):
                     "f": compiler.Resources(9, *[0] * 4),
                 }
 
-    monkeypatch.setattr(units, "every_unit", lambda capability: iter([("unit b", "b", {}), ("unit a", "a", {})]))
+    monkeypatch.setattr(catalogue, "every_unit", lambda capability: iter([("unit b", "b", {}), ("unit a", "a", {})]))
     monkeypatch.setattr(compiler, "resources_of_each", resources_of_each)
     monkeypatch.setattr(devices, "nvrtc", FakeNVRTC)
 

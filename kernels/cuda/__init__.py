@@ -1,13 +1,15 @@
 """The CUDA backend: CuPy arrays in, CuPy arrays out. See ``fastrnn.backend.Backend`` for what each function does.
 
     __init__.py     the functions that ``fastrnn.backend`` promises
-    plan.py         which policy runs a layer: the weights on the chip, or a product a step by cuBLAS
+    plan.py         which policy runs a layer, among the cuts that fit (cuts.py), by a model of their cost (cost.py)
     forward.py, backward.py, gradients.py     one layer in one direction, host side
     walk.py         the argument block and the launches;  batch.py   rows of a batch;  gemm.py   cuBLAS
-    layout.py       argument block and cell table, generated as C++;  units.py   translation units
+    graphs.py       steps by cuBLAS, as CUDA graphs;  stepper.py   streams;  place.py   what the public side asks
+    layout.py       argument block and cell table, generated as C++;  units.py, catalogue.py   translation units
     compiler.py     NVRTC, the disk cache, loading;  devices.py   what is missing where there is no GPU
     cell_math.cuh   the cells;  units.cuh   one unit at one step;  stepwise.cuh, persistent.cuh   the policies
-    rows.cuh        where things lie;  numbers.cuh, device.cuh   types and the hardware;  sums.cuh   ordered sums
+    exchange.cuh, cluster.cuh   how blocks hand on h and dz;  tensor_cores.cuh   products
+    rows.cuh        where things lie;  numbers.cuh, device.cuh   types and the hardware;  sums.cuh, dropout.cuh
 
 CuPy is imported by the first call, never by importing this package. Everything runs on CuPy's current stream and
 current device, without synchronisation.

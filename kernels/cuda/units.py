@@ -7,8 +7,6 @@ called for.
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fastrnn.cells import CELLS
@@ -16,7 +14,7 @@ from fastrnn.cells import CELLS
 from .compiler import flatten
 from .layout import ELEMENTS, prologue
 
-__all__ = ["STEP_THREADS", "Shape", "dropout", "every_unit", "persistent", "stepwise", "sums"]
+__all__ = ["STEP_THREADS", "Shape", "dropout", "persistent", "stepwise", "sums"]
 
 STEP_THREADS = 256
 
@@ -85,40 +83,3 @@ def sums(dtype: str) -> str:
 def dropout(dtype: str) -> str:
     """apply_mask."""
     return _unit(None, dtype, ("dropout",), _kernel("apply_mask", STEP_THREADS, "apply_mask<T>"), "MaskArguments")
-
-
-def every_unit(
-    capability: int = 90, sizes: Sequence[int] = (100, 512, 1024)
-) -> Iterator[tuple[str, str, dict[str, int]]]:
-    """Units for a compute capability, as (label, source, most bytes spilled by kernel).
-
-    All that do not depend on sizes, and those that hold weights for H in ``sizes`` as they would for 16 rows.
-    """
-    from .cuts import Chip, Problem
-    from .plan import candidates
-
-    chip = Chip(132, 227 * 1024, capability)
-    # Compilers for these spend a few registers more on the same text: up to 40 bytes go to local memory.
-    spilled = 0 if 80 <= capability <= 90 else 64
-    for dtype in ELEMENTS:
-        yield f"sums {dtype}", sums(dtype), {"sum_rows": 0}
-        yield f"dropout {dtype}", dropout(dtype), {"apply_mask": 0}
-        for name, cell in CELLS.items():
-            kernels = ["enter", "store_arguments", "backward", "forward_0"] + ["forward_1", "gate_backward"] * (
-                len(cell.phases) == 2
-            )
-            yield f"stepwise {name} {dtype}", stepwise(name, dtype), dict.fromkeys(kernels, 0)
-            best: dict[tuple[str, int, bool, str], Shape] = {}
-            found: dict[tuple[Shape, bool], tuple[str, int]] = {}
-            precisions = ("exact", "tf32", "3xtf32") if dtype == "float32" else ("exact",)
-            for H, backward, precision in itertools.product(sizes, (False, True), precisions):
-                for _, policy in reversed(candidates(Problem(name, dtype, precision, H, 16, backward), chip)):
-                    if policy.shape is not None:
-                        best[policy.kernel, H, backward, precision] = policy.shape
-            for (policy_name, H, backward, _), shape in best.items():
-                found[shape, backward] = policy_name, H
-            for (shape, backward), (policy_name, H) in found.items():
-                kernel = "backward" if backward else "forward"
-                tensor = f" tensor cores x{shape.tensor}" * (shape.tensor > 0)
-                label = f"{policy_name} {kernel} {name} {dtype} H={H}{tensor}"
-                yield label, persistent(name, dtype, shape, backward), {kernel: spilled}

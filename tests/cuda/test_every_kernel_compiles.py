@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fastrnn.kernels.cuda import devices
+from fastrnn.kernels.cuda.catalogue import every_unit
 from fastrnn.kernels.cuda.compiler import CompileError, Resources, flatten, resources_of_each
-from fastrnn.kernels.cuda.units import every_unit
 
 
 @pytest.fixture(scope="module")
