@@ -31,7 +31,8 @@ class Packed:
             for source, biases in (("x", b_ih), ("h", b_hh)):
                 by_gate = biases.reshape(-1, self.H)
                 for run in runs(cell.name, source):
-                    self.bias[run.slot : run.slot + run.count] += by_gate[run.gate : run.gate + run.count]
+                    slots = self.bias[run.slot : run.slot + run.count]
+                    slots += by_gate[run.gate : run.gate + run.count]  # on the slice itself: one launch, not two
 
     def copy(self) -> Packed:
         """The same, in memory that nobody else writes to."""
