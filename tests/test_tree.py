@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+from fastrnn.backend import Backend
 from fastrnn.cells import CELLS
 from tests import cases, reference
 from tests.processes import ROOT, run_python
@@ -56,6 +59,22 @@ def test_every_cell_is_in_every_table():
 def test_the_options_select_the_cell(name):
     kind, options = cases.LAYERS[name]
     assert getattr(fastrnn, kind)(2, 3, **options).cell is CELLS[name]
+
+
+def test_both_backends_have_every_cell_and_every_function():
+    """The CUDA side is read as text where it is C++; neither device is needed."""
+    cuda = (ROOT / "kernels" / "cuda" / "cell_math.cuh").read_text(encoding="utf-8")
+    assert re.findall(r"^template <class K> using (\w+) =", cuda, re.M) == list(CELLS)
+    cpu = (ROOT / "kernels" / "cpu" / "cell_math.py").read_text(encoding="utf-8")
+    assert sorted(re.findall(r'^@cell_math\("(\w+)"\)', cpu, re.M)) == sorted(CELLS)
+    functions = {name for name in vars(Backend) if not name.startswith("_")}
+    for device in ("cpu", "cuda"):
+        backend = importlib.import_module(f"fastrnn.kernels.{device}")
+        assert functions <= set(backend.__all__), device
+        for name in functions:
+            takes = list(inspect.signature(getattr(backend, name)).parameters)
+            promised = [p for p in inspect.signature(getattr(Backend, name)).parameters if p != "self"]
+            assert takes[: len(promised)] == promised, (device, name)
 
 
 def imports_of(path):
