@@ -20,11 +20,11 @@ __all__ = ["FastrnnLayers", "make_layer"]
 
 
 def make_layer(case: Case, params: dict[str, np.ndarray]) -> Any:
-    """The layer of a case with its parameters loaded. Raises UnsupportedError where its device has no kernels yet."""
+    """The layer of a case with its parameters loaded. Raises UnsupportedError where its device can't be used."""
     kind, options = LAYERS[case.cell]
     try:
         layer = getattr(fastrnn, kind)(case.I, case.H, dtype=case.dtype, device=case.device, **options)
-    except NotImplementedError as error:
+    except fastrnn.GPUUnavailable as error:
         raise UnsupportedError(str(error)) from error
     layer.load_params(params)
     return layer
