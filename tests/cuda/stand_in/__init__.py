@@ -65,6 +65,7 @@ def modules() -> dict[str, types.ModuleType]:
             "UnownedMemory": memory.UnownedMemory,
             "alloc": memory.alloc,
             "get_current_stream": device.get_current_stream,
+            "get_elapsed_time": device.get_elapsed_time,
             "is_available": array_functions.is_available,
         },
         "cupy.cuda.device": {"Device": device.Device, "get_cublas_handle": libraries.get_cublas_handle},

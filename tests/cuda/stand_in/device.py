@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -286,16 +287,24 @@ class Event:
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False):
         self.ptr = id(self)
+        self._recorded: float | None = None
 
     @property
     def done(self) -> bool:
         return True
 
     def record(self, stream: Stream | None = None) -> None:
-        pass
+        self._recorded = time.perf_counter()
 
     def synchronize(self) -> None:
         note("synchronize", "event")
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    """Milliseconds."""
+    if start_event._recorded is None or end_event._recorded is None:
+        raise RuntimeError("cudaErrorInvalidResourceHandle: invalid resource handle")
+    return 1e3 * (end_event._recorded - start_event._recorded)
 
 
 class Graph:
