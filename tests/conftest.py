@@ -1,12 +1,24 @@
-"""Prints, after the tests, the largest error that each cell showed against the reference."""
+"""Fixtures; and prints, after the tests, the largest error that each cell showed against the reference."""
 
 from __future__ import annotations
 
 import os
 import sys
 
+import pytest
+
 # One thread in the peers that tests import: the suite must not fight itself for cores. Set before they load.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import fastrnn
+
+
+@pytest.fixture
+def set_threads():
+    """fastrnn.set_num_threads, undone after the test."""
+    before = fastrnn.get_num_threads()
+    yield fastrnn.set_num_threads
+    fastrnn.set_num_threads(before)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -102,7 +102,7 @@ def test_the_ends_of_the_activations(nonlinearity, dtype, tolerance):
 
 @pytest.mark.parametrize("cell", LAYERS)
 def test_uninitialised_memory_reaches_no_result(cell, monkeypatch):
-    """The kernels' buffers come unfilled: whatever lies in them, NaN here, the bits are the same."""
+    """Buffers and results come unfilled: whatever lies in them, NaN here, the bits are the same."""
     memory = importlib.import_module("fastrnn.kernels.cpu.memory")
     problems = [
         Case(cell, dtype=dtype, num_layers=2, bidirectional=True, ragged=True, resets=True, **size).problem()
@@ -120,6 +120,15 @@ def test_uninitialised_memory_reaches_no_result(cell, monkeypatch):
             poisonings.append(size)
         return raw, address
 
+    empty = np.empty
+
+    def poisoned_result(shape, dtype=float, **options):
+        array = empty(shape, dtype, **options)
+        if array.dtype.kind == "f":
+            array.fill(np.nan)
+        return array
+
+    monkeypatch.setattr(np, "empty", poisoned_result)
     for name in ("arguments", "packed"):
         monkeypatch.setattr(importlib.import_module(f"fastrnn.kernels.cpu.{name}"), "aligned", poisoned)
     for problem, arrays in zip(problems, want, strict=True):

@@ -17,14 +17,6 @@ from tests.processes import run_python
 WHOLE = {"num_layers": 2, "bidirectional": True, "ragged": True, "resets": True}
 
 
-@pytest.fixture
-def set_threads():
-    """fastrnn.set_num_threads, undone after the test."""
-    before = fastrnn.get_num_threads()
-    yield fastrnn.set_num_threads
-    fastrnn.set_num_threads(before)
-
-
 def bits(problem, layer):
     """Everything that a layer computes for a problem, as bytes by name."""
     arrays = layer_results(problem, layer).named()

@@ -19,14 +19,6 @@ T = 7
 EVERY = (1, 2, 3, T, T + 1, 10**30)
 
 
-@pytest.fixture
-def set_threads():
-    """fastrnn.set_num_threads, undone after the test."""
-    before = fastrnn.get_num_threads()
-    yield fastrnn.set_num_threads
-    fastrnn.set_num_threads(before)
-
-
 def start(problem, layer, recompute, **options):
     """forward() on all of the problem's arrays."""
     options |= {"lengths": problem.lengths, "resets": problem.resets, "recompute": recompute}
