@@ -128,11 +128,9 @@ def backward(
         saved = saved.copy()
     run = saved.run
     sums = grads if isinstance(grads, Accumulators) else Accumulators(packed, in_place=consume and packed.once)
-    if not (schedule.total or sums.summed):
-        sums.clear()
     arrange_backward(run, saved.base, packed, schedule, sums, x, resets, dy, dx, accumulate_dx, dfinal, dinitial)
     _launch(backward_kernel, packed.layout, saved.base, run.plan.threads)
     _launch(gradients_kernel, packed.layout, saved.base, min(run.plan.threads, packed.layout.U))
-    sums.summed = True
+    sums.summed = sums.summed or schedule.total > 0
     if not isinstance(grads, Accumulators):
         sums.store_in(grads, accumulate)

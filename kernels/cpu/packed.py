@@ -202,16 +202,13 @@ class Accumulators(Addressed):
     def __init__(self, packed: Packed, in_place: bool = False) -> None:
         self.layout = packed.layout
         self.memory, self.base = (packed.memory, packed.base) if in_place else aligned(self.layout.sums_size)
-        self.summed = False  # whether there are sums already, or whatever the memory held
-
-    def clear(self) -> None:
-        """Make all sums zeros."""
-        start = self.base - address_of(self.memory)
-        self.memory[start : start + self.layout.sums_size] = 0
-        self.summed = True
+        self.summed = False  # the memory holds whatever it held
 
     def store_in(self, arrays: tuple[np.ndarray | None, ...], add: bool) -> None:
         """Bring the sums into arrays shaped as the parameters are, or add them; in the order w_ih, w_hh, b_ih, ..."""
+        if not self.summed:
+            start = self.base - address_of(self.memory)
+            self.memory[start : start + self.layout.sums_size] = 0
         self.layout.move(self.layout.unpack_records, self.base, arrays, add)
 
 
