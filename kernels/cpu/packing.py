@@ -7,6 +7,10 @@ Legend: G gates, K columns (I or H), F slots fed by the product at hand, P unit 
 ``[group][panel][F][P][L][columns]``  backward, each slot value reads its row of a group of columns
 ``[panel][S][P][L]``         biases; ``[F][stride]`` peephole weights
 
+As bfloat16, two neighbouring vectors of a row of a panel share the place of one, lane by lane: the first has the lower
+halves of its words, the second the upper ones, so that a shift makes the one and a mask the other. What is left over in
+a row of an odd number of vectors has half a vector's place.
+
 Units past H are zeros. Which gate feeds which slot comes from the cell table, as an array of gate numbers, so these
 kernels are compiled once a dtype, not once a cell.
 """
@@ -28,16 +32,19 @@ from .layout import share
 from .memory import elements, read, read_int, write_int
 from .simd import (
     VECTOR_BYTES,
+    call,
     fill,
     lanes,
     load,
     load_part,
     load_part_at,
+    pointer,
     store,
     store_part,
     store_part_at,
+    suffix,
 )
-from .tags import GROUP, element_bytes, vector_bytes, weight_bytes
+from .tags import GROUP, element_bytes, is_bf16, vector_bytes, weight_bytes
 from .threads import job, run_job
 
 __all__ = ["BATCH_BYTES", "SOURCES", "Batch", "Kind", "Record", "fed_gates", "move"]
@@ -112,22 +119,38 @@ def _bf16(builder: ir.IRBuilder, values: ir.Value) -> ir.Value:
     return builder.trunc(builder.select(builder.fcmp_unordered("uno", values, values), quiet, rounded), halves)
 
 
+def _store_halves(builder: ir.IRBuilder, halves: ir.Value, place: ir.Value, valid: ir.Value, paired: ir.Value) -> None:
+    """Store a vector of 16-bit halves, if ``valid`` is not 0: one after the other, or every other one if ``paired``."""
+    count = halves.type.count
+    spread = ir.VectorType(halves.type.element, 2 * count)
+    bit, index = ir.IntType(1), ir.VectorType(ir.IntType(32), 2 * count)
+    numbers = [lane // 2 for lane in range(2 * count)]
+    apart = builder.shuffle_vector(halves, halves, ir.Constant(index, numbers))
+    others = ir.Constant(ir.VectorType(bit, 2 * count), [lane % 2 == 0 for lane in range(2 * count)])
+    none = ir.Constant(others.type, [False] * (2 * count))
+    zero = ir.Constant(valid.type, 0)
+    mask = builder.select(builder.and_(paired, builder.icmp_signed("!=", valid, zero)), others, none)
+    arguments = [apart, pointer(builder, place, spread), ir.Constant(ir.IntType(32), 2), mask]
+    call(builder, f"llvm.masked.store.{suffix(spread)}.p0", arguments, ir.VoidType())
+    store_part_at(builder, halves, place, builder.select(paired, zero, valid))
+
+
 @intrinsic(prefer_literal=True)
 def _transpose(
-    _typing, like, unpack, add, source, source_step, in_rows, in_columns, target, target_step, rows, columns
+    _typing, like, unpack, option, source, source_step, in_rows, in_columns, target, target_step, rows, columns
 ):
     """A square of lanes x lanes elements: row r of ``target`` becomes, or is increased by, column r of ``source``.
 
     Reads the first in_columns elements of the first in_rows rows, zeros elsewhere; writes ``rows`` x ``columns``.
-    unpack, a literal: whether ``add`` may be true.
+    unpack, a literal: ``option`` says whether to add; else whether bfloat16 halves are stored apart.
     """
     unpacking, dtype = bool(unpack.literal_value), like.dtype
     count = VECTOR_BYTES * 8 // dtype.bitwidth
 
     def codegen(context, builder, sig, args):
-        add, source, source_step, in_rows, in_columns, target, target_step, rows, columns = args[2:]
+        option, source, source_step, in_rows, in_columns, target, target_step, rows, columns = args[2:]
         zero = ir.Constant(rows.type, 0)
-        adding = builder.icmp_signed("!=", add, zero)
+        chosen = builder.icmp_signed("!=", option, zero)
 
         def places(start, step, real, width):
             for r in range(count):
@@ -139,8 +162,11 @@ def _transpose(
         turned = _transposed(builder, [load_part_at(builder, place, n, dtype) for place, n in from_places])
         for row, (place, n) in zip(turned, places(target, target_step, rows, columns), strict=True):
             if unpacking:
-                row = builder.fadd(load_part_at(builder, place, builder.select(adding, n, zero), dtype), row)
-            store_part_at(builder, _bf16(builder, row) if like.bf16 else row, place, n)
+                row = builder.fadd(load_part_at(builder, place, builder.select(chosen, n, zero), dtype), row)
+            if like.bf16:
+                _store_halves(builder, _bf16(builder, row), place, n, chosen)
+            else:
+                store_part_at(builder, row, place, n)
         return context.get_dummy_value()
 
     return types.void(like, unpack, *[types.intp] * 9), codegen
@@ -156,13 +182,20 @@ def _panel_of(u, U, P):
 
 @helper
 def _slot_vectors(v, base, u, f, depth, size):
-    """Address of slot f of unit vector u at k = 0 in panels ``depth`` deep, and the bytes from one k to the next.
-
-    size: bytes of a vector.
+    """Slot f of unit vector u in panels ``depth`` deep: address of the panel, number of the vector in a row, and of how
+    many there are. size: bytes of a vector.
     """
     start, width = _panel_of(u, v.U, v.P)
-    first = base + v.packed + (start * v.F * depth + f * width + u - start) * size
-    return first, v.F * width * size
+    return base + v.packed + start * v.F * depth * size, f * width + u - start, v.F * width
+
+
+@inlined
+def _within_row(like, number, count):
+    """Where a row of ``count`` vectors of weights has one of them, and whether it shares the place with another."""
+    size = weight_bytes(like)
+    if is_bf16(like) and number < count // 2 * 2:
+        return number // 2 * 2 * size + number % 2 * element_bytes(like) // 2, 1
+    return number * size, 0
 
 
 @helper
@@ -175,7 +208,9 @@ def _panels(like, a, base, plain, unpack, add, w, n):
         units = min(lanes(like), v.H - u * lanes(like))
         for block in range(0, v.K, _BLOCK):
             for f in range(v.F):
-                first, step = _slot_vectors(v, base, u, f, v.K, weight_bytes(like))
+                panel, number, count = _slot_vectors(v, base, u, f, v.K, weight_bytes(like))
+                offset, paired = _within_row(like, number, count)
+                first, step = panel + offset, count * weight_bytes(like)
                 source = plain + (read_int(v.gates + f * 8) * v.H + u * lanes(like)) * row_bytes
                 for k in range(block, min(v.K, block + _BLOCK), lanes(like)):
                     columns = min(lanes(like), v.K - k)
@@ -183,7 +218,7 @@ def _panels(like, a, base, plain, unpack, add, w, n):
                     if unpack:
                         _transpose(like, 1, add, there, step, columns, units, here, row_bytes, units, columns)
                     else:
-                        _transpose(like, 0, 0, here, row_bytes, units, columns, there, step, columns, lanes(like))
+                        _transpose(like, 0, paired, here, row_bytes, units, columns, there, step, columns, lanes(like))
 
 
 @helper
@@ -228,7 +263,8 @@ def _vectors(like, a, base, plain, kind, add):
             here = plain + (gate * v.H + u * lanes(like)) * element_bytes(like)
             there = base + v.packed + f * v.K + u * vector_bytes(like)
             if v.K == 0:
-                there = _slot_vectors(v, base, u, f, 1, vector_bytes(like))[0]
+                panel, number, _ = _slot_vectors(v, base, u, f, 1, vector_bytes(like))
+                there = panel + number * vector_bytes(like)
             if gate < 0:
                 if kind == Kind.PACK_VECTORS:
                     store(fill(like, 0.0), there)

@@ -36,6 +36,7 @@ __all__ = [
     "h_slots",
     "h_width",
     "has_c",
+    "is_bf16",
     "is_last",
     "panel",
     "peephole_sees_new",
@@ -210,6 +211,7 @@ has_c = compile_time(lambda tag: "c" in tag.cell.states)
 peephole_slots = compile_time(lambda tag: tuple(tag.phase.slots.index(gate) for gate in tag.cell.peepholes))
 peephole_sees_new = compile_time(lambda tag: tuple(gate == "o" for gate in tag.cell.peepholes))
 vector_bytes = compile_time(lambda tag: VECTOR_BYTES)
+is_bf16 = compile_time(lambda tag: tag.bf16)
 weight_bytes = compile_time(lambda tag: weights_vector_bytes(tag.bf16))
 x_lines = compile_time(lambda tag: _lines(tag, tag.phase.x_range))
 h_lines = compile_time(lambda tag: _lines(tag, tag.phase.h_range))

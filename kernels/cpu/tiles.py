@@ -49,16 +49,32 @@ class _Emitter:
     def load(self, address: ir.Value) -> ir.Value:
         return load_at(self.builder, address, self.dtype)
 
-    def load_weights(self, address: ir.Value, bf16: bool) -> ir.Value:
-        """A vector of packed weights; bfloat16 is the upper half of a float32."""
+    def load_weights(self, address: ir.Value, count: int, bf16: bool) -> list[ir.Value]:
+        """A row of ``count`` vectors of packed weights."""
         if not bf16:
-            return self.load(address)
-        vector = llvm_vector(self.dtype)
+            return [self.load(self.offset(address, v, VECTOR_BYTES)) for v in range(count)]
+        # A bfloat16 is the upper half of a float32. Two vectors come as one of words: to widen 16 bits takes a port
+        # that there is only one of, and shifts and masks do not.
+        pairs = [self.load_pair(self.offset(address, p, VECTOR_BYTES)) for p in range(count // 2)]
+        single = [self.load_halves(self.offset(address, count // 2, VECTOR_BYTES))] if count % 2 else []
+        return [vector for pair in pairs for vector in pair] + single
+
+    def load_pair(self, address: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Two vectors of bfloat16, one in the lower halves of words and one in the upper ones."""
+        b, vector = self.builder, llvm_vector(self.dtype)
+        words = ir.VectorType(ir.IntType(32), vector.count)
+        loaded = b.load(pointer(b, address, words))
+        loaded.align = 4
+        shift, mask = (ir.Constant(words, [value] * vector.count) for value in (16, 0xFFFF0000))
+        return b.bitcast(b.shl(loaded, shift), vector), b.bitcast(b.and_(loaded, mask), vector)
+
+    def load_halves(self, address: ir.Value) -> ir.Value:
+        """A vector of bfloat16, one after the other."""
+        b, vector = self.builder, llvm_vector(self.dtype)
         halves, words = (ir.VectorType(ir.IntType(bits), vector.count) for bits in (16, 32))
-        loaded = self.builder.load(pointer(self.builder, address, halves))
+        loaded = b.load(pointer(b, address, halves))
         loaded.align = 2
-        shift = ir.Constant(words, [16] * vector.count)
-        return self.builder.bitcast(self.builder.shl(self.builder.zext(loaded, words), shift), vector)
+        return b.bitcast(b.shl(b.zext(loaded, words), ir.Constant(words, [16] * vector.count)), vector)
 
     def store(self, value: ir.Value, address: ir.Value) -> None:
         store_at(self.builder, value, address, self.dtype)
@@ -153,19 +169,17 @@ def _emit_accumulate(e: _Emitter, panel, rows: int, arguments: list[ir.Value], p
             if (place, v) not in sums:
                 sums[place, v] = e.load(at(init, init_stride, init_panel, place, v))
         addresses = [e.integer_at(e.offset(table, m, 8)) for m in range(rows)]
-        weight_bytes = weights_vector_bytes(panel.bf16)
-        row_of_weights = len(fed) * weight_bytes
+        row_of_weights = len(fed) * weights_vector_bytes(panel.bf16)
         panel_of_weights = e.builder.mul(depth, _integer(row_of_weights))
 
         def add_products(k, carried, addresses=addresses, weights=weights, ahead=ahead, fed=fed,
-                         row_of_weights=row_of_weights, panel_of_weights=panel_of_weights,
-                         weight_bytes=weight_bytes):  # fmt: skip
+                         row_of_weights=row_of_weights, panel_of_weights=panel_of_weights):  # fmt: skip
             e.prefetch(e.offset(ahead, k, 64))
             columns = [e.offset(address, k, e.element_bytes) for address in addresses]
             result = []
             for p in range(panels):
                 here = e.offset(e.offset(weights, p, panel_of_weights), k, row_of_weights)
-                loaded = [e.load_weights(e.offset(here, v, weight_bytes), panel.bf16) for v in range(len(fed))]
+                loaded = e.load_weights(here, len(fed), panel.bf16)
                 part = rows * len(fed)
                 result += e.multiply_add(columns, loaded, carried[p * part : (p + 1) * part])
             return result
