@@ -107,12 +107,8 @@ def _time_major(values: NDArray[Any], unbatched: bool, batch_first: bool) -> NDA
 
 def _empty_sequence(place: Place, T: int, B: int, width: int, dtype: np.dtype[Any], batch_first: bool) -> NDArray[Any]:
     """A (T, B, width) view of new memory that is contiguous in the caller's layout."""
-    new: NDArray[Any]
-    if batch_first:
-        new = place.arrays.empty((B, T, width), dtype).transpose(1, 0, 2)
-    else:
-        new = place.arrays.empty((T, B, width), dtype)
-    return new
+    new: NDArray[Any] = place.arrays.empty((B, T, width) if batch_first else (T, B, width), dtype)
+    return new.transpose(1, 0, 2) if batch_first else new
 
 
 def _of(parts: tuple[Any, ...], index: int) -> tuple[Any, ...]:
