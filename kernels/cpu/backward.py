@@ -30,6 +30,7 @@ from .layout import (
     fill_state_tables,
     fill_table,
     is_reset,
+    load_gates,
     load_peepholes,
     load_slots,
     own_rows,
@@ -38,6 +39,7 @@ from .layout import (
     slab_row,
     slab_step,
     store_all_slots,
+    store_gates,
     table_row,
     time_of,
     unit_share,
@@ -160,12 +162,12 @@ def differentiate_gates(gates, a, tables, m, i, d, d_row, s, r, r_stride, u_firs
             carry_here = v.carry + row * v.state_stride + at
             dz, carry = gate_backward(
                 gates,
-                load_slots(gates, gates, here, here),
+                load_gates(gates, here),
                 load(gates, d + e * d_row + (u - u_first) * vector_bytes(gates)),
                 load(gates, carry_here),
                 load(gates, h_in + at),
             )
-            store_all_slots(gates, gates, dz, here, here)
+            store_gates(gates, dz, here)
             store(carry, carry_here)
             clear_lanes(gates, here, units(gates) * vector_bytes(gates), v.H, u)
 

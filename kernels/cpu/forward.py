@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from .cell_math import forward as cell_forward
 from .cell_math import gate as cell_gate
-from .jit import helper, kernel
+from .jit import helper, inlined, kernel
 from .layout import (
     AHEAD_ROWS,
     TABLE_BYTES,
@@ -21,6 +21,7 @@ from .layout import (
     fill_state_tables,
     fill_table,
     full_units,
+    load_gates,
     load_peepholes,
     load_slots,
     own_rows,
@@ -29,6 +30,7 @@ from .layout import (
     slab_panel,
     slab_row,
     slab_step,
+    store_gates,
     store_slots,
     table_row,
     unit_share,
@@ -61,7 +63,7 @@ from .tiles import accumulate, accumulate_wide
 __all__ = ["forward"]
 
 
-@compiled_where(lambda phase: phase.index < len(phase.cell.phases) - 1)
+@compiled_where(lambda phase: len(phase.cell.phases) == 2)
 def activate_gates(phase, a, m, z, z_row, tables, i, u):
     """First phase of two: activate m rows of a panel, and write the operand of the second."""
     v = read(Layer, a)
@@ -71,12 +73,12 @@ def activate_gates(phase, a, m, z, z_row, tables, i, u):
         for j in range(units(phase)):
             at = (u + j) * vector_bytes(phase)
             here = z + e * z_row + j * vector_bytes(phase)
-            activated, product = cell_gate(phase, load_slots(phase, phase, here, here), load(phase, h_in + at))
-            store_slots(phase, activated, here)
+            activated, product = cell_gate(phase, load_gates(phase, here), load(phase, h_in + at))
+            store_gates(phase, activated, here)
             store(product, operand + at)
 
 
-@compiled_where(lambda phase: phase.index == len(phase.cell.phases) - 1)
+@inlined
 def activate(phase, gates, a, m, z, z_row, tables, i, u, gate_step, alive, r, r_stride):
     """Last phase: turn the sums of m rows of a panel into the new state; write it to the state rows and to y.
 
@@ -110,14 +112,16 @@ def activate(phase, gates, a, m, z, z_row, tables, i, u, gate_step, alive, r, r_
                     store_part(h, y + at, valid)
 
 
-@helper
+@inlined
 def finish(phase, gates, a, m, z, z_row, tables, i, u, gate_step, alive, r, r_stride):
     """What follows the sums of m rows of a panel, in either phase."""
-    activate(phase, gates, a, m, z, z_row, tables, i, u, gate_step, alive, r, r_stride)
-    activate_gates(phase, a, m, z, z_row, tables, i, u)
+    if is_last(phase):
+        activate(phase, gates, a, m, z, z_row, tables, i, u, gate_step, alive, r, r_stride)
+    else:
+        activate_gates(phase, a, m, z, z_row, tables, i, u)
 
 
-@helper
+@inlined
 def fetch(phase, m, z, z_row):
     """Ask for the lines of the tape that a tile will write: by then its product has hidden the way to memory."""
     for e in range(m):
@@ -136,7 +140,7 @@ def packed_before(a, s, origin):
     return 0
 
 
-@helper
+@inlined
 def advance(phase, gates, a, tables, scratch, s, origin, first, stride, rows, u_first, u_last):
     """One phase of step s, for the rows first, first + stride, ... and the panels of one zone in [u_first, u_last).
 
@@ -206,7 +210,7 @@ def advance(phase, gates, a, tables, scratch, s, origin, first, stride, rows, u_
         j += taken
 
 
-@helper
+@inlined
 def advance_zones(full, tail, gates, tail_gates, a, tables, scratch, s, origin, first, stride, rows, u_first, u_last):
     """One phase of step s over a thread's hidden units, in both zones."""
     end = full_units(full, read(Layer, a).U)

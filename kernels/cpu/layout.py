@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 from .jit import helper, inlined
 from .memory import address_of, read, read_byte, read_int, write_int
 from .simd import VECTOR_BYTES, Vector, lanes, load_at, store_at
-from .tags import GROUP, h_slots, panel, slots, units, vector_bytes, x_slots
+from .tags import GROUP, by_panel, h_slots, panel, slots, units, vector_bytes, x_slots
 
 __all__ = ["AHEAD_ROWS", "TABLE_BYTES", "Layer", "Table", "Template"]
 
@@ -136,6 +136,7 @@ class Table(IntEnum):
     X, Y, H_IN, H_OUT, C_IN, C_OUT, OPERAND = range(7)
 
 
+_I64 = ir.IntType(64)
 TABLE_BYTES = 7 * 8  # of all tables, a row
 # Rows whose input product is taken at once when a step has few: eight tiles share a read of the weights.
 AHEAD_ROWS = 48
@@ -232,7 +233,7 @@ def slab_row(phase_panel, ahead, U):
 @inlined
 def unit_slots(phase_panel, step, alive, row_bytes, r, u):
     """Address of the first slot of unit vector u and row r in a step; slots lie ``units`` vectors apart."""
-    within = u % units(phase_panel)
+    within = u & (units(phase_panel) - 1)  # a power of two
     return slab_panel(phase_panel, step, alive, u - within) + r * row_bytes + within * vector_bytes(phase_panel)
 
 
@@ -310,14 +311,18 @@ def fill_table(a, table, base, time_stride, batch_stride, s, first, stride, n):
 # ---------------------------------------------------------------- slots of a unit vector
 
 
-def _places(builder, phase_panel, gates, here, gate_here):
-    """Addresses of all slots of a unit vector: those of the first phase, where there are two, then the panel's own."""
-    pairs = [(phase_panel, here)] if phase_panel.index == 0 else [(gates, gate_here), (phase_panel, here)]
-    return [
-        builder.add(start, ir.Constant(ir.IntType(64), slot * kind.units * VECTOR_BYTES))
-        for kind, start in pairs
-        for slot in range(len(kind.phase.slots))
-    ]
+def _panel_slots(builder, kind, number, start, phase):
+    """Addresses of the slots of one phase of a unit vector; they lie ``units`` vectors apart."""
+    step = builder.mul(by_panel(builder, number, [p.units for p in kind.panels]), ir.Constant(_I64, VECTOR_BYTES))
+    count = len(kind.cell.phases[phase].slots)
+    return [builder.add(start, builder.mul(step, ir.Constant(_I64, slot))) for slot in range(count)]
+
+
+def _places(builder, kind, args):
+    """Addresses of all slots of a unit vector: those of the first phase, where there are two, then of the last."""
+    panel, gates, here, gate_here = args
+    first = _panel_slots(builder, kind, gates, gate_here, 0) if len(kind.cell.phases) == 2 else []
+    return first + _panel_slots(builder, kind, panel, here, -1)
 
 
 def _load_tuple(context, builder, kind, places):
@@ -334,41 +339,62 @@ def _store_tuple(builder, values, places, dtype):
 
 
 @intrinsic
-def load_slots(_typing, phase_panel, gates, here, gate_here):
-    """All slots of one unit vector as a tuple of vectors; ``gate_here``: the first phase's, where there are two."""
-    count = len(phase_panel.phase.slots) + (len(gates.phase.slots) if phase_panel.index else 0)
-    kind = types.UniTuple(Vector(phase_panel.dtype), count)
+def load_slots(_typing, last, gates, here, gate_here):
+    """All slots of one unit vector as a tuple of vectors.
+
+    last, here: panel of the last phase, and the address of its first slot; gates, gate_here: of the first of two.
+    """
+    kind = types.UniTuple(Vector(last.dtype), len(last.cell.slots))
 
     def codegen(context, builder, sig, args):
-        return _load_tuple(context, builder, kind, _places(builder, phase_panel, gates, args[2], args[3]))
+        return _load_tuple(context, builder, kind, _places(builder, last, args))
 
-    return kind(phase_panel, gates, types.intp, types.intp), codegen
+    return kind(last, gates, types.intp, types.intp), codegen
 
 
 @intrinsic
-def store_slots(_typing, phase_panel, values, here):
-    """Store the panel's own slots of one unit vector: the last of ``values``."""
+def load_gates(_typing, gates, here):
+    """The slots of the first phase of one unit vector as a tuple of vectors."""
+    kind = types.UniTuple(Vector(gates.dtype), len(gates.cell.phases[0].slots))
 
     def codegen(context, builder, sig, args):
-        step = phase_panel.units * VECTOR_BYTES
-        own = range(len(phase_panel.phase.slots))
-        places = [builder.add(args[2], ir.Constant(ir.IntType(64), slot * step)) for slot in own]
-        _store_tuple(builder, args[1], places, phase_panel.dtype)
+        return _load_tuple(context, builder, kind, _panel_slots(builder, gates, *args, 0))
+
+    return kind(gates, types.intp), codegen
+
+
+@intrinsic
+def store_slots(_typing, last, values, here):
+    """Store the slots of the last phase of one unit vector: the last of ``values``."""
+
+    def codegen(context, builder, sig, args):
+        _store_tuple(builder, args[1], _panel_slots(builder, last, args[0], args[2], -1), last.dtype)
         return context.get_dummy_value()
 
-    return types.void(phase_panel, values, types.intp), codegen
+    return types.void(last, values, types.intp), codegen
 
 
 @intrinsic
-def store_all_slots(_typing, phase_panel, gates, values, here, gate_here):
+def store_gates(_typing, gates, values, here):
+    """Store the slots of the first phase of one unit vector."""
+
+    def codegen(context, builder, sig, args):
+        _store_tuple(builder, args[1], _panel_slots(builder, gates, args[0], args[2], 0), gates.dtype)
+        return context.get_dummy_value()
+
+    return types.void(gates, values, types.intp), codegen
+
+
+@intrinsic
+def store_all_slots(_typing, last, gates, values, here, gate_here):
     """Store all slots of one unit vector, those of a first phase too."""
 
     def codegen(context, builder, sig, args):
-        places = _places(builder, phase_panel, gates, args[3], args[4])
-        _store_tuple(builder, args[2], places, phase_panel.dtype)
+        panel, gate_panel, values, *addresses = args
+        _store_tuple(builder, values, _places(builder, last, [panel, gate_panel, *addresses]), last.dtype)
         return context.get_dummy_value()
 
-    return types.void(phase_panel, gates, values, types.intp, types.intp), codegen
+    return types.void(last, gates, values, types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -378,7 +404,7 @@ def load_peepholes(_typing, phase_panel, base, stride, at):
 
     def codegen(context, builder, sig, args):
         first = builder.add(args[1], args[3])
-        rows = [builder.mul(args[2], ir.Constant(ir.IntType(64), row)) for row in range(count)]
+        rows = [builder.mul(args[2], ir.Constant(_I64, row)) for row in range(count)]
         return _load_tuple(context, builder, kind, [builder.add(first, row) for row in rows])
 
     kind = types.UniTuple(Vector(dtype), count)
@@ -393,7 +419,7 @@ def valid_lanes(like, H, u):
 
 __all__ += [
     "alive_rows", "entering_row", "fill_state_tables", "fill_table", "full_units", "h_slots", "is_reset",
-    "leaving_row", "load_peepholes", "load_slots", "own_rows", "panel", "panel_row", "share", "slab_panel",
-    "slab_row", "slab_step", "state_row", "store_all_slots", "store_slots", "table_row", "time_of", "unit_share",
-    "unit_slots", "valid_lanes", "x_slots",
+    "leaving_row", "load_gates", "load_peepholes", "load_slots", "own_rows", "panel", "panel_row", "share",
+    "slab_panel", "slab_row", "slab_step", "state_row", "store_all_slots", "store_gates", "store_slots", "table_row",
+    "time_of", "unit_share", "unit_slots", "valid_lanes", "x_slots",
 ]  # fmt: skip

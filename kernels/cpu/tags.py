@@ -7,12 +7,17 @@ A *panel* is what one register tile computes: ``units`` vectors of hidden units,
 slot by slot. Cells with few slots take several units at once, so that every panel but the last few is 3 or 4
 vectors wide. The panels of one phase cover the hidden units in two zones: the *full* zone with ``units`` vectors a
 panel, up to a multiple of ``GROUP``, and the *tail* with one vector a panel.
+
+Which panel of its cell is at hand is a value, not a type: helpers are compiled once for all panels (as types, they
+took up to four times as long for a cell with two phases). A cell with only one kind of panel has constants instead.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from llvmlite import ir
 from numba import types
 from numba.extending import NativeValue, intrinsic, models, overload, register_model, typeof_impl, unbox
 
@@ -26,8 +31,10 @@ __all__ = [
     "GROUP",
     "CellType",
     "ElementType",
+    "Panel",
     "PanelType",
     "Tag",
+    "by_panel",
     "compile_time",
     "compiled_where",
     "element_bytes",
@@ -38,6 +45,7 @@ __all__ = [
     "has_c",
     "is_bf16",
     "is_last",
+    "of_panel",
     "panel",
     "peephole_sees_new",
     "peephole_slots",
@@ -95,27 +103,58 @@ class ElementType(_TagType):
         super().__init__(name=f"Element({dtype}{', bf16' * bf16})")
 
 
-class PanelType(_TagType):
+@dataclass(frozen=True)
+class Panel:
     """A panel of one phase of a cell, in the full zone or in the tail."""
 
-    def __init__(self, cell: CellType, phase: int, full: bool) -> None:
-        self.cell_type, self.index, self.full, self.dtype, self.bf16 = cell, phase, full, cell.dtype, cell.bf16
-        super().__init__(name=f"Panel({cell.name}, {phase}, {'full' if full else 'tail'})")
-
-    @property
-    def cell(self) -> Cell:
-        """The row of the cell table."""
-        return self.cell_type.cell
+    cell: Cell
+    index: int  # of the phase
+    units: int  # vectors of hidden units
+    weight_bytes: int  # of a vector of packed weights
 
     @property
     def phase(self) -> Phase:
         """The phase that the panel belongs to."""
         return self.cell.phases[self.index]
 
-    @cached_property
-    def units(self) -> int:
-        """Vectors of hidden units."""
-        return panel_units(self.phase) if self.full else 1
+    def width(self, fed: tuple[int, int]) -> int:
+        """Vectors of so many slots."""
+        return self.units * (fed[1] - fed[0])
+
+    def lines(self, fed: tuple[int, int]) -> int:
+        """Cache lines of the panel's weights that one step of k reads."""
+        return max(1, self.width(fed) * self.weight_bytes // 64)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a register tile of the wider of the two products."""
+        return tile_rows(max(self.width(self.phase.x_range), self.width(self.phase.h_range)))
+
+    @property
+    def at_once(self) -> int:
+        """Panels that a tile of one row takes together: two FMA units of four cycles' latency want eight sums."""
+        return -(-8 // max(self.width(self.phase.x_range), self.width(self.phase.h_range)))
+
+
+class PanelType(types.Type):
+    """One of the panels of a cell: at run time its number among ``panels``."""
+
+    def __init__(self, cell: CellType) -> None:
+        self.cell, self.dtype, self.bf16 = cell.cell, cell.dtype, cell.bf16
+        zones = [(index, full) for index in range(len(self.cell.phases)) for full in (True, False)]
+        self.panels = tuple(dict.fromkeys(self.of_zone(*zone) for zone in zones))
+        super().__init__(name=f"Panel({cell.name})")
+
+    def of_zone(self, index: int, full: bool) -> Panel:
+        """The panel of a phase in the full zone or the tail."""
+        units = panel_units(self.cell.phases[index]) if full else 1
+        return Panel(self.cell, index, units, weights_vector_bytes(self.bf16))
+
+
+@register_model(PanelType)
+class _PanelModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, ir.IntType(64))
 
 
 def panel_units(phase: Phase) -> int:
@@ -123,12 +162,7 @@ def panel_units(phase: Phase) -> int:
     return max(1, GROUP // len(phase.slots))
 
 
-def panels_at_once(kind: PanelType) -> int:
-    """Panels that a tile of one row takes together: two FMA units of four cycles' latency want eight sums."""
-    return -(-8 // (kind.units * max(_count(kind.phase.x_range), _count(kind.phase.h_range))))
-
-
-for _tag_type in (CellType, ElementType, PanelType):
+for _tag_type in (CellType, ElementType):
     register_model(_tag_type)(models.OpaqueModel)
 
 
@@ -152,10 +186,21 @@ def _unbox_tag(_type, _object, context):
 
 @intrinsic(prefer_literal=True)
 def panel(_typing, cell, phase, full):
-    """The tag of phase ``phase`` (clipped to the last), in the full zone (1) or the tail (0); both literals."""
+    """The panel of phase ``phase`` (clipped to the last), in the full zone (1) or the tail (0); both literals."""
+    kind = PanelType(cell)
     index = min(phase.literal_value, len(cell.cell.phases) - 1)
-    kind = PanelType(cell, index, bool(full.literal_value) or panel_units(cell.cell.phases[index]) == 1)
-    return kind(cell, phase, full), lambda context, builder, sig, args: context.get_dummy_value()
+    number = kind.panels.index(kind.of_zone(index, bool(full.literal_value)))
+    return kind(cell, phase, full), lambda context, builder, sig, args: ir.Constant(ir.IntType(64), number)
+
+
+def by_panel(builder: ir.IRBuilder, number: ir.Value, values: Sequence[int]) -> ir.Value:
+    """The entry of ``values`` for a panel's number: a constant where there is no choice."""
+    chosen = ir.Constant(ir.IntType(64), values[-1])
+    for n in range(len(values) - 2, -1, -1):
+        if values[n] != values[n + 1]:
+            below = builder.icmp_signed("<=", number, ir.Constant(ir.IntType(64), n))
+            chosen = builder.select(below, ir.Constant(ir.IntType(64), values[n]), chosen)
+    return chosen
 
 
 def compile_time(of_type):
@@ -171,6 +216,26 @@ def compile_time(of_type):
     return constant
 
 
+def of_panel(of_kind):
+    """A function of a panel whose result, an integer or a pair of them, is one of a few constants."""
+
+    @intrinsic
+    def chosen(_typing, panel):
+        values = [of_kind(kind) for kind in panel.panels]
+        pair = isinstance(values[0], tuple)
+        kind = types.UniTuple(types.intp, 2) if pair else types.intp
+
+        def codegen(context, builder, sig, args):
+            if not pair:
+                return by_panel(builder, args[0], values)
+            ends = [by_panel(builder, args[0], end) for end in zip(*values, strict=True)]
+            return context.make_tuple(builder, kind, ends)
+
+        return kind(panel), codegen
+
+    return chosen
+
+
 def compiled_where(predicate):
     """Decorate a kernel's helper that only some cells have: for the others its calls compile to nothing.
 
@@ -178,7 +243,7 @@ def compiled_where(predicate):
     """
 
     def decorate(function):
-        compiled = helper(function)
+        compiled = helper(function, forceinline=True)
 
         def conditional(tag, *arguments):
             raise NotImplementedError("only in compiled code")
@@ -194,44 +259,30 @@ def compiled_where(predicate):
     return decorate
 
 
-slots = compile_time(lambda tag: len(tag.phase.slots))
-units = compile_time(lambda tag: tag.units)
-x_slots = compile_time(lambda tag: tag.phase.x_range)
-h_slots = compile_time(lambda tag: tag.phase.h_range)
-x_width = compile_time(lambda tag: tag.units * _count(tag.phase.x_range))
-h_width = compile_time(lambda tag: tag.units * _count(tag.phase.h_range))
-x_rows = compile_time(lambda tag: tile_rows(tag.units * _count(tag.phase.x_range)))
-h_rows = compile_time(lambda tag: tile_rows(tag.units * _count(tag.phase.h_range)))
-wide = compile_time(lambda tag: panels_at_once(tag))
-row_limit = compile_time(lambda tag: tile_rows(tag.units * _widest(tag.phase)))
-is_last = compile_time(lambda tag: tag.index == len(tag.cell.phases) - 1)
+slots = of_panel(lambda kind: len(kind.phase.slots))
+units = of_panel(lambda kind: kind.units)
+x_slots = of_panel(lambda kind: kind.phase.x_range)
+h_slots = of_panel(lambda kind: kind.phase.h_range)
+x_width = of_panel(lambda kind: kind.width(kind.phase.x_range))
+h_width = of_panel(lambda kind: kind.width(kind.phase.h_range))
+x_rows = of_panel(lambda kind: tile_rows(kind.width(kind.phase.x_range)))
+h_rows = of_panel(lambda kind: tile_rows(kind.width(kind.phase.h_range)))
+wide = of_panel(lambda kind: kind.at_once)
+x_lines = of_panel(lambda kind: kind.lines(kind.phase.x_range))
+h_lines = of_panel(lambda kind: kind.lines(kind.phase.h_range))
+row_limit = of_panel(lambda kind: kind.rows)
+is_last = of_panel(lambda kind: int(kind.index == len(kind.cell.phases) - 1))
 two_phases = compile_time(lambda tag: len(tag.cell.phases) == 2)
 has_c = compile_time(lambda tag: "c" in tag.cell.states)
 # Peephole gates: the slot of each, and whether it sees the new cell state (the output gate) or the old.
-peephole_slots = compile_time(lambda tag: tuple(tag.phase.slots.index(gate) for gate in tag.cell.peepholes))
+peephole_slots = compile_time(lambda tag: tuple(tag.cell.slots.index(gate) for gate in tag.cell.peepholes))
 peephole_sees_new = compile_time(lambda tag: tuple(gate == "o" for gate in tag.cell.peepholes))
 vector_bytes = compile_time(lambda tag: VECTOR_BYTES)
 is_bf16 = compile_time(lambda tag: tag.bf16)
 weight_bytes = compile_time(lambda tag: weights_vector_bytes(tag.bf16))
-x_lines = compile_time(lambda tag: _lines(tag, tag.phase.x_range))
-h_lines = compile_time(lambda tag: _lines(tag, tag.phase.h_range))
 element_bytes = compile_time(lambda tag: tag.dtype.bitwidth // 8)
-
-
-def _count(fed: tuple[int, int]) -> int:
-    return fed[1] - fed[0]
 
 
 def weights_vector_bytes(bf16: bool) -> int:
     """Bytes that a vector of packed weights takes."""
     return VECTOR_BYTES // 2 if bf16 else VECTOR_BYTES
-
-
-def _lines(panel: PanelType, fed: tuple[int, int]) -> int:
-    """Cache lines of a panel's weights that one step of k reads."""
-    return max(1, panel.units * _count(fed) * weights_vector_bytes(panel.bf16) // 64)
-
-
-def _widest(phase: Phase) -> int:
-    """Slots that one of the two products accumulates at once."""
-    return max(_count(phase.x_range), _count(phase.h_range))

@@ -17,6 +17,7 @@ the L2 cache.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from llvmlite import ir
 from numba import types
@@ -24,7 +25,7 @@ from numba.extending import intrinsic
 
 from .jit import helper
 from .simd import VECTOR_BYTES, fma_at, llvm_scalar, llvm_vector, load_at, pointer, prefetch_at, splat, store_at
-from .tags import GROUP, panels_at_once, tile_rows, weights_vector_bytes
+from .tags import GROUP, Panel, tile_rows
 
 __all__ = ["accumulate", "accumulate_wide", "outer_all", "outer_h", "outer_x", "project"]
 
@@ -133,23 +134,31 @@ class _Emitter:
         return [by_place[m, v] for m in range(len(columns)) for v in range(len(weights))]
 
 
-def _by_row_count(builder: ir.IRBuilder, rows: ir.Value, limit: int, emit: Callable[[int], None]) -> None:
-    """``emit(rows)`` for the run-time ``rows`` in 1..limit: one block of code each."""
-    end = builder.append_basic_block("tile.end")
-    impossible = builder.append_basic_block("tile.impossible")
-    switch = builder.switch(rows, impossible)
+def _by_number(builder: ir.IRBuilder, number: ir.Value, emit: dict[int, Callable[[], None]]) -> None:
+    """Emit every entry, a block of code each, and run that of the run-time ``number``, which must be there."""
+    if len(emit) == 1:
+        next(iter(emit.values()))()
+        return
+    end = builder.append_basic_block("chosen")
+    impossible = builder.append_basic_block("impossible")
+    switch = builder.switch(number, impossible)
     builder.position_at_end(impossible)
     builder.unreachable()
-    for count in range(1, limit + 1):
-        case = builder.append_basic_block(f"tile.{count}")
-        switch.add_case(_integer(count), case)
+    for value, emit_one in emit.items():
+        case = builder.append_basic_block(f"case.{value}")
+        switch.add_case(_integer(value), case)
         builder.position_at_end(case)
-        emit(count)
+        emit_one()
         builder.branch(end)
     builder.position_at_end(end)
 
 
-def _emit_accumulate(e: _Emitter, panel, rows: int, arguments: list[ir.Value], panels: int = 1) -> None:
+def _by_row_count(builder: ir.IRBuilder, rows: ir.Value, limit: int, emit: Callable[[int], None]) -> None:
+    """``emit(rows)`` for the run-time ``rows`` in 1..limit."""
+    _by_number(builder, rows, {count: partial(emit, count) for count in range(1, limit + 1)})
+
+
+def _emit_accumulate(e: _Emitter, panel: Panel, rows: int, arguments: list[ir.Value], panels: int = 1) -> None:
     """z[p][m][v] = init[p][m][v] + sum_k x[m][k] Wx[p][k][v] + sum_k h[m][k] Wh[p][k][v] for a few panels at once.
 
     A slot that only one product feeds is read or written beside the other's loop, so that it holds no register.
@@ -169,7 +178,7 @@ def _emit_accumulate(e: _Emitter, panel, rows: int, arguments: list[ir.Value], p
             if (place, v) not in sums:
                 sums[place, v] = e.load(at(init, init_stride, init_panel, place, v))
         addresses = [e.integer_at(e.offset(table, m, 8)) for m in range(rows)]
-        row_of_weights = len(fed) * weights_vector_bytes(panel.bf16)
+        row_of_weights = len(fed) * panel.weight_bytes
         panel_of_weights = e.builder.mul(depth, _integer(row_of_weights))
 
         def add_products(k, carried, addresses=addresses, weights=weights, ahead=ahead, fed=fed,
@@ -179,7 +188,7 @@ def _emit_accumulate(e: _Emitter, panel, rows: int, arguments: list[ir.Value], p
             result = []
             for p in range(panels):
                 here = e.offset(e.offset(weights, p, panel_of_weights), k, row_of_weights)
-                loaded = e.load_weights(here, len(fed), panel.bf16)
+                loaded = e.load_weights(here, len(fed), panel.weight_bytes < VECTOR_BYTES)
                 part = rows * len(fed)
                 result += e.multiply_add(columns, loaded, carried[p * part : (p + 1) * part])
             return result
@@ -194,12 +203,15 @@ def _emit_accumulate(e: _Emitter, panel, rows: int, arguments: list[ir.Value], p
 @intrinsic
 def _accumulate(_typing, panel, rows, z, z_stride, init, init_stride, x_rows, I, wx, next_x, h_rows, H, wh, next_h):
     def codegen(context, builder, sig, args):
-        _, count, z, z_stride, init, init_stride, *operands = args
+        number, count, z, z_stride, init, init_stride, *operands = args
         e = _Emitter(builder, panel.dtype)
         none = _integer(0)
         arguments = [z, z_stride, none, init, init_stride, none, *operands]
-        limit = tile_rows(panel.units * max(b - a for a, b in (panel.phase.x_range, panel.phase.h_range)))
-        _by_row_count(builder, count, limit, lambda m: _emit_accumulate(e, panel, m, arguments))
+
+        def emit(kind):
+            _by_row_count(builder, count, kind.rows, lambda m: _emit_accumulate(e, kind, m, arguments))
+
+        _by_number(builder, number, {n: partial(emit, kind) for n, kind in enumerate(panel.panels)})
         return context.get_dummy_value()
 
     return types.void(panel, *[types.intp] * 13), codegen
@@ -219,10 +231,15 @@ def accumulate(panel, rows, z, z_stride, init, init_stride, x_rows, I, wx, next_
 @intrinsic
 def _accumulate_wide(_typing, panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
     def codegen(context, builder, sig, args):
-        _, z, z_panel, init, init_panel, *operands = args
+        number, z, z_panel, init, init_panel, *operands = args
+        e = _Emitter(builder, panel.dtype)
         none = _integer(0)
         arguments = [z, none, z_panel, init, none, init_panel, *operands]
-        _emit_accumulate(_Emitter(builder, panel.dtype), panel, 1, arguments, panels=panels_at_once(panel))
+
+        def emit(kind):
+            _emit_accumulate(e, kind, 1, arguments, panels=kind.at_once)
+
+        _by_number(builder, number, {n: partial(emit, kind) for n, kind in enumerate(panel.panels)})
         return context.get_dummy_value()
 
     return types.void(panel, *[types.intp] * 12), codegen
@@ -357,15 +374,18 @@ _FED_BY_X, _FED_BY_H, _ALL_SLOTS = range(3)
 
 @intrinsic(prefer_literal=True)
 def _outer(_typing, panel, fed, most, columns, out, a_rows, a_offset, z_rows, z_offset, depth, add):
-    begin, end = (panel.phase.x_range, panel.phase.h_range, (0, len(panel.phase.slots)))[fed.literal_value]
-    width = (end - begin) * panel.units
-    limit = min(most.literal_value, tile_rows(width))
-
     def codegen(context, builder, sig, args):
         e = _Emitter(builder, panel.dtype)
-        z_start = builder.add(args[8], _integer(begin * panel.units * VECTOR_BYTES))
-        arguments = [*args[4:8], z_start, *args[9:]]
-        _by_row_count(builder, args[3], limit, lambda m: _emit_outer(e, width, m, arguments))
+
+        def emit(kind):
+            begin, end = (kind.phase.x_range, kind.phase.h_range, (0, len(kind.phase.slots)))[fed.literal_value]
+            width = (end - begin) * kind.units
+            limit = min(most.literal_value, tile_rows(width))
+            z_start = builder.add(args[8], _integer(begin * kind.units * VECTOR_BYTES))
+            arguments = [*args[4:8], z_start, *args[9:]]
+            _by_row_count(builder, args[3], limit, lambda m: _emit_outer(e, width, m, arguments))
+
+        _by_number(builder, args[0], {n: partial(emit, kind) for n, kind in enumerate(panel.panels)})
         return context.get_dummy_value()
 
     return types.void(panel, fed, most, *[types.intp] * 8), codegen
