@@ -42,6 +42,7 @@ from .simd import fill, lanes, load, store, store_part
 from .states import enter_rows, leave_rows
 from .tags import (
     GROUP,
+    MOST_AT_ONCE,
     compiled_where,
     h_lines,
     h_width,
@@ -141,6 +142,16 @@ def packed_before(a, s, origin):
 
 
 @inlined
+def together(phase, count):
+    """Of ``count`` panels, how many a tile of one row takes: none is left alone at the end."""
+    if count <= MOST_AT_ONCE:
+        return count
+    if count == MOST_AT_ONCE + 1:
+        return 2
+    return wide(phase)
+
+
+@inlined
 def advance(phase, gates, a, tables, scratch, s, origin, first, stride, rows, u_first, u_last):
     """One phase of step s, for the rows first, first + stride, ... and the panels of one zone in [u_first, u_last).
 
@@ -169,8 +180,8 @@ def advance(phase, gates, a, tables, scratch, s, origin, first, stride, rows, u_
     j = 0
     while j < count:
         taken = 1
-        if rows == 1 and count - j >= wide(phase):
-            taken = wide(phase)
+        if rows == 1:
+            taken = together(phase, count - j)
         number, following = j, min(j + taken, count - 1)
         if s & 1:
             number, following = count - j - taken, max(count - j - taken - 1, 0)
@@ -200,7 +211,7 @@ def advance(phase, gates, a, tables, scratch, s, origin, first, stride, rows, u_
                 )  # fmt: skip
             else:
                 accumulate_wide(
-                    phase, z, z_panel, init, init_panel, x_table, depth, wx + number * wx_panel, next_x,
+                    phase, taken, z, z_panel, init, init_panel, x_table, depth, wx + number * wx_panel, next_x,
                     h_table, v.H, wh + number * wh_panel, next_h,
                 )  # fmt: skip
             for p in range(taken):

@@ -29,6 +29,7 @@ from .simd import REGISTERS, VECTOR_BYTES
 __all__ = [
     "DTYPES",
     "GROUP",
+    "MOST_AT_ONCE",
     "CellType",
     "ElementType",
     "Panel",
@@ -66,6 +67,9 @@ __all__ = [
 
 # Vectors of columns that one tile of the backward product takes; threads own hidden units in such groups.
 GROUP = 4
+
+# Panels that a tile of one row takes at most: the last two or three of a zone stay together.
+MOST_AT_ONCE = 3
 
 DTYPES = {"float32": types.float32, "float64": types.float64}
 
@@ -133,7 +137,7 @@ class Panel:
     @property
     def at_once(self) -> int:
         """Panels that a tile of one row takes together: two FMA units of four cycles' latency want eight sums."""
-        return -(-8 // max(self.width(self.phase.x_range), self.width(self.phase.h_range)))
+        return min(MOST_AT_ONCE, -(-8 // max(self.width(self.phase.x_range), self.width(self.phase.h_range))))
 
 
 class PanelType(types.Type):

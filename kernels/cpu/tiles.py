@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 
 from .jit import helper
 from .simd import VECTOR_BYTES, fma_at, llvm_scalar, llvm_vector, load_at, pointer, prefetch_at, splat, store_at
-from .tags import GROUP, Panel, tile_rows
+from .tags import GROUP, MOST_AT_ONCE, Panel, tile_rows
 
 __all__ = ["accumulate", "accumulate_wide", "outer_all", "outer_h", "outer_x", "project"]
 
@@ -229,29 +229,30 @@ def accumulate(panel, rows, z, z_stride, init, init_stride, x_rows, I, wx, next_
 
 
 @intrinsic
-def _accumulate_wide(_typing, panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
+def _accumulate_wide(_typing, panel, panels, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
     def codegen(context, builder, sig, args):
-        number, z, z_panel, init, init_panel, *operands = args
+        number, count, z, z_panel, init, init_panel, *operands = args
         e = _Emitter(builder, panel.dtype)
         none = _integer(0)
         arguments = [z, none, z_panel, init, none, init_panel, *operands]
 
         def emit(kind):
-            _emit_accumulate(e, kind, 1, arguments, panels=kind.at_once)
+            several = range(2, MOST_AT_ONCE + 1)
+            _by_number(builder, count, {n: partial(_emit_accumulate, e, kind, 1, arguments, n) for n in several})
 
         _by_number(builder, number, {n: partial(emit, kind) for n, kind in enumerate(panel.panels)})
         return context.get_dummy_value()
 
-    return types.void(panel, *[types.intp] * 12), codegen
+    return types.void(panel, *[types.intp] * 13), codegen
 
 
 @helper
-def accumulate_wide(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
-    """``accumulate`` for one row and ``wide`` neighbouring panels: enough sums in flight to hide the FMA's latency.
+def accumulate_wide(panel, panels, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
+    """``accumulate`` for one row and two or three neighbouring panels: more sums in flight hide the FMA's latency.
 
     z_panel, init_panel: bytes between panels of z and init; packed panels are contiguous.
     """
-    _accumulate_wide(panel, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h)
+    _accumulate_wide(panel, panels, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h)
 
 
 def _emit_project(e: _Emitter, vectors: int, rows: int, arguments: list[ir.Value], groups: int = 1) -> None:
