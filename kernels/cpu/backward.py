@@ -35,6 +35,7 @@ from .layout import (
     load_slots,
     own_rows,
     panel,
+    row_share,
     share,
     slab_row,
     slab_step,
@@ -202,7 +203,7 @@ def finish(cell, a, m, d, d_row, vectors, r, r_stride, u):
 
 
 @helper
-def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, stride, vectors, u):
+def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, stride, most, vectors, u):
     """A group of columns (unit vectors u, ...) at step s: sum what flows back into them, and differentiate.
 
     ``second``: the operand of the second phase, within step s; else h, into step s - 1 (or the initial state), with
@@ -212,7 +213,7 @@ def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, st
     n = before = 0
     if s < v.steps:
         n, before = read_int(v.active + s * 8), read_int(v.offset + s * 8)
-    rows = own_rows(n, first, stride)
+    rows = own_rows(n, first, stride, most)
     d_row = vectors * vector_bytes(cell)
     tiles = (rows + most_rows(vectors) - 1) // most_rows(vectors)
     blocks = blocks_of(panel(cell, 0, 1), False, a, tiles, vectors)
@@ -242,7 +243,7 @@ def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, st
                 differentiate(zone, gate_zone, a, tables, m, i, scratch, d_row, s - 1, r, stride, u, u + vectors)
         i += m
     if s > 0 and not second:
-        last = own_rows(read_int(v.active + (s - 1) * 8), first, stride)
+        last = own_rows(read_int(v.active + (s - 1) * 8), first, stride, most)
         r = first + rows * stride
         differentiate(
             zone, gate_zone, a, tables, last - rows, rows, v.dh + r * v.state_stride + u * vector_bytes(cell),
@@ -251,7 +252,7 @@ def step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, st
 
 
 @helper
-def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_last):
+def step_share(cell, second, a, tables, scratch, s, first, stride, most, u_first, u_last):
     """``step_columns`` for all of a thread's hidden units: groups, then vectors; more at once for a single row."""
     v = read(Layer, a)
     full = min(u_last, v.U // GROUP * GROUP)
@@ -261,7 +262,7 @@ def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_la
         vectors = GROUP
         if v.B == 1 and u + 2 * GROUP <= full:
             vectors = 2 * GROUP
-        step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, stride, vectors, u)
+        step_columns(cell, second, zone, gate_zone, a, tables, scratch, s, first, stride, most, vectors, u)
         u += vectors
     u = max(u_first, v.U // GROUP * GROUP)
     while u < u_last:
@@ -269,7 +270,7 @@ def step_share(cell, second, a, tables, scratch, s, first, stride, u_first, u_la
         if v.B == 1:
             vectors = u_last - u
         step_columns(
-            cell, second, panel(cell, 1, 0), panel(cell, 0, 0), a, tables, scratch, s, first, stride, vectors, u
+            cell, second, panel(cell, 1, 0), panel(cell, 0, 0), a, tables, scratch, s, first, stride, most, vectors, u
         )
         u += vectors
 
@@ -321,10 +322,10 @@ def input_columns(cell, a, table, scratch, s, first, stride, i, last, vectors, c
 
 
 @helper
-def input_gradient(cell, a, tables, scratch, s, first, stride, w, parties):
+def input_gradient(cell, a, tables, scratch, s, first, stride, most, w, parties):
     """dx of step s. Threads that share the rows deal out column groups times row tiles."""
     v = read(Layer, a)
-    rows = own_rows(read_int(v.active + s * 8), first, stride)
+    rows = own_rows(read_int(v.active + s * 8), first, stride, most)
     table = table_row(tables, v.B, Table.X, 0)
     fill_table(a, table, v.dx, v.dx_time, v.dx_batch, s, first, stride, rows)
     count = (v.I + lanes(cell) - 1) // lanes(cell)
@@ -367,10 +368,10 @@ def input_gradient_ahead(cell, a, table, scratch, w, n):
 
 
 @helper
-def prepare_step(a, tables, s, first, stride):
+def prepare_step(a, tables, s, first, stride, most):
     """Tables of step s: the states that entered it, and dy."""
     v = read(Layer, a)
-    rows = own_rows(read_int(v.active + s * 8), first, stride)
+    rows = own_rows(read_int(v.active + s * 8), first, stride, most)
     fill_state_tables(a, tables, s, first, stride, rows)
     fill_table(a, table_row(tables, v.B, Table.Y, 0), v.dy, v.dy_time, v.dy_batch, s, first, stride, rows)
 
@@ -382,10 +383,10 @@ def backward_share(cell, a, w, n):
     tables = v.scratch + w * v.scratch_stride
     ahead_table = tables + TABLE_BYTES * v.B
     scratch = (ahead_table + AHEAD_ROWS * 8 + 63) // 64 * 64
-    first, stride, parties = 0, 1, n
+    (first, stride, most), parties = row_share(a, 0, 1), n
     u_first, u_last = unit_share(v.U, GROUP, w, n)
     if v.by_rows:
-        first, stride, parties = w, n, 1
+        (first, stride, most), parties = row_share(a, w, n), 1
         u_first, u_last = 0, v.U
     if v.dx != 0 and not v.add_dx:
         clear_padding(cell, a, v.dx, v.dx_time, v.dx_batch, v.I, w, n)
@@ -393,11 +394,11 @@ def backward_share(cell, a, w, n):
     for s in range(v.steps, -1, -1):
         if two_phases(cell) and s < v.steps:
             # The tables still hold this step, from when its last phase was differentiated.
-            step_share(cell, True, a, tables, scratch, s, first, stride, u_first, u_last)
+            step_share(cell, True, a, tables, scratch, s, first, stride, most, u_first, u_last)
             arrivals = meet(v.barrier, parties, arrivals)
         if s > 0:
-            prepare_step(a, tables, s - 1, first, stride)
-        step_share(cell, False, a, tables, scratch, s, first, stride, u_first, u_last)
+            prepare_step(a, tables, s - 1, first, stride, most)
+        step_share(cell, False, a, tables, scratch, s, first, stride, most, u_first, u_last)
         if parties > 1:
             arrivals += parties
             arrive(v.barrier)
@@ -405,7 +406,7 @@ def backward_share(cell, a, w, n):
             w_here, n_here = w, parties
             if parties == 1:
                 w_here = 0
-            input_gradient(cell, a, tables, scratch, s, first, stride, w_here, n_here)
+            input_gradient(cell, a, tables, scratch, s, first, stride, most, w_here, n_here)
         if parties > 1:
             await_all(v.barrier, arrivals)
     if v.dx != 0 and v.ahead:

@@ -27,6 +27,7 @@ from .layout import (
     own_rows,
     panel,
     panel_row,
+    row_share,
     slab_panel,
     slab_row,
     slab_step,
@@ -303,13 +304,13 @@ def forward_share(cell, a, w, n):
     tables = v.scratch + w * v.scratch_stride
     ahead_table = tables + TABLE_BYTES * v.B
     scratch = (ahead_table + AHEAD_ROWS * 8 + 63) // 64 * 64
-    first, stride, parties = 0, 1, n
+    (first, stride, most), parties = row_share(a, 0, 1), n
     grain = 1
     if units(panel(cell, 0, 1)) > 1:
         grain = GROUP
     u_first, u_last = unit_share(v.U, grain, w, n)
     if v.by_rows:
-        first, stride, parties = w, n, 1
+        (first, stride, most), parties = row_share(a, w, n), 1
         u_first, u_last = 0, v.U
     if v.y != 0:
         clear_padding(cell, a, v.y, v.y_time, v.y_batch, v.H, w, n)
@@ -318,7 +319,7 @@ def forward_share(cell, a, w, n):
         if v.ahead and s == chunk_end:
             origin = read_int(v.offset + s * 8)
             chunk_end = take_ahead(cell, a, ahead_table, s, u_first, u_last)
-        rows = own_rows(read_int(v.active + s * 8), first, stride)
+        rows = own_rows(read_int(v.active + s * 8), first, stride, most)
         fill_state_tables(a, tables, s, first, stride, rows)
         if not v.ahead:
             fill_table(a, table_row(tables, v.B, Table.X, 0), v.x, v.x_time, v.x_batch, s, first, stride, rows)

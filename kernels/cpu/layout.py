@@ -164,9 +164,24 @@ def unit_share(count, grain, w, n):
 
 
 @inlined
-def own_rows(count, w, n):
-    """How many of the rows w, w + n, ... lie below ``count``: rows are dealt out in turn, as they end in turn."""
-    return max(0, (count - w + n - 1) // n)
+def row_share(a, w, n):
+    """First row, stride and most rows of thread w of n.
+
+    Rows that all go on to the end are cut into runs: then two threads write to few lines in common. Dealt out in turn,
+    training of an RNN at (100,16,128,128) reached 76 % of the peak in place of 81. Others are dealt out, as they end in
+    turn.
+    """
+    v = read(Layer, a)
+    if v.steps > 0 and read_int(v.active + (v.steps - 1) * 8) == v.B:
+        first = v.B * w // n
+        return first, 1, v.B * (w + 1) // n - first
+    return w, n, v.B
+
+
+@inlined
+def own_rows(count, first, stride, most):
+    """How many rows of a share lie below ``count``."""
+    return min(most, max(0, (count - first + stride - 1) // stride))
 
 
 # ---------------------------------------------------------------- addresses
@@ -419,7 +434,7 @@ def valid_lanes(like, H, u):
 
 __all__ += [
     "alive_rows", "entering_row", "fill_state_tables", "fill_table", "full_units", "h_slots", "is_reset",
-    "leaving_row", "load_gates", "load_peepholes", "load_slots", "own_rows", "panel", "panel_row", "share",
+    "leaving_row", "load_gates", "load_peepholes", "load_slots", "own_rows", "panel", "panel_row", "row_share", "share",
     "slab_panel", "slab_row", "slab_step", "state_row", "store_all_slots", "store_gates", "store_slots", "table_row",
     "time_of", "unit_share", "unit_slots", "valid_lanes", "x_slots",
 ]  # fmt: skip
