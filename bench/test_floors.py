@@ -43,6 +43,7 @@ def test_an_older_chip_has_no_clusters_and_no_tensor_cores():
 
 
 def test_the_command(capsys):
+    pytest.importorskip("rich")
     assert main(["floors", "--cells", "lstm,rnn_tanh", "--dtypes", "float64", "--backward"]) == 0
     printed = capsys.readouterr().out
     assert "lstm float64 backward" in printed and "rnn_tanh float64 backward" in printed

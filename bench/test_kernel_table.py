@@ -16,6 +16,7 @@ class FakeNVRTC:
 @pytest.fixture
 def two_units(monkeypatch):
     """One whose kernel spills on Hopper, one that does not compile there."""
+    pytest.importorskip("rich")
 
     def resources_of_each(sources, arch):
         for source in sources:

@@ -121,6 +121,7 @@ def test_ctrl_c_leaves_no_child_behind(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     try:
         assert "compiled kernels are kept" in process.stderr.readline()
