@@ -1,0 +1,33 @@
+"""Persistent kernels in any order of threads and blocks: the same bits, with several blocks, columns and tiles."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cases import LAYERS, Case
+from tests.checks import assert_close, reference_results
+from tests.cuda import emulator, stand_in, whole_layers
+
+pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
+pytestmark = pytest.mark.skipif(bool(emulator.available()), reason=emulator.available() or "-")
+
+SCHEDULES = [("last first", 1)]
+SCHEDULES += [(name, seed) for name in ("random", "one block ahead") for seed in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("dtype, precision", [("float32", "exact"), ("float32", "tf32"), ("bfloat16", "exact")])
+@pytest.mark.parametrize("cell", LAYERS)
+def test_any_schedule(cell, dtype, precision):
+    case = Case(cell, T=4, B=21, H=40, dtype=dtype, bidirectional=True, ragged=True, resets=True)
+    problem = case.problem()
+    calls: list[stand_in.Call] = []
+    want = whole_layers.results(problem, "persistent", precision, calls, schedule="in order")
+    grids = {call.details["grid"] for call in calls if call.name == "backward"}
+    # Two columns of two blocks, or one of three; more rows of a column than a tile has, which are 8 and 16
+    assert grids == ({(3, 1, 1)} if dtype == "bfloat16" or precision == "tf32" else {(2, 2, 1)})
+    if (dtype, precision) == ("float32", "exact"):
+        assert_close(want, reference_results(problem), problem)
+    for schedule, seed in SCHEDULES:
+        got = whole_layers.results(problem, "persistent", precision, schedule=schedule, seed=seed)
+        for name, array in got.named().items():
+            assert array.tobytes() == want.named()[name].tobytes(), f"{name}, {schedule}, seed {seed}"
