@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -194,6 +196,19 @@ def test_tapes_and_gradients_of_before_are_refused(cupy):
     layer.backward(new_tape, Y)
     layer.to("cpu")
     layer.backward(tape, y)
+
+
+def test_from_one_gpu_to_another(cupy):
+    """to("cuda") is to the current one."""
+    layer = layer_of()
+    want = train(layer, _on(cupy, 0))
+    _, _, tape = layer.forward(_on(cupy, 0))
+    with cupy.cuda.Device(1):
+        layer.to("cuda")
+    assert layer.flat_params.device.id == 1
+    with pytest.raises(ValueError, match=r"tape .*layer\.to\(\)"):
+        layer.backward(tape, _on(cupy, 1, T, B, 2 * H))
+    same(train(layer, _on(cupy, 1)), want)
 
 
 def test_frozen_layers_move_frozen(cupy):
@@ -409,6 +424,25 @@ def test_bitwise_repeatable(cell, policy):
                 train(layer, x[:3])
             found += [[a.get().tobytes() for a in train(layer, x, lengths=LENGTHS, seed=9)] for _ in range(2)]
     assert found[0] == found[1] == found[2] == found[3]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("cell", KINDS)
+def test_several_threads_on_one_layer(cupy, cell, policy):
+    """Each on a stream of its own, with graphs captured meanwhile: what one caller alone gets."""
+    layer, barrier = layer_of(cell), threading.Barrier(4)
+    xs = [cupy.asarray(host_x(seed=k)) for k in range(4)]
+
+    def caller(k):
+        barrier.wait()
+        with cupy.cuda.Stream(non_blocking=True):
+            return [[a.get().tobytes() for a in train(layer, xs[k], lengths=LENGTHS)] for _ in range(4)]
+
+    with only(policy):
+        want = [[a.get().tobytes() for a in train(layer, x, lengths=LENGTHS)] for x in xs]
+        with ThreadPoolExecutor(4) as pool:
+            got = list(pool.map(caller, range(4)))
+    assert got == [[alone] * 4 for alone in want]
 
 
 def test_dropout_is_the_cpus(cupy):

@@ -154,3 +154,25 @@ def away_from_the_kink(problem):
     for parameter in problem.params.values():
         sign = np.where(np.arange(len(parameter)) % 2, -1, 1).astype(parameter.dtype)
         parameter[...] = np.abs(parameter) * sign.reshape(-1, *[1] * (parameter.ndim - 1))
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("cell", LAYERS)
+def test_recomputed_and_streamed(cell, precision):
+    """The states that recomputing keeps, and those of a stream, are of 16 bits: no worse than plain ones."""
+    problem = Case(cell, T=7, B=9, I=6, H=24, dtype=precision).problem()
+    if cell == "rnn_relu":
+        away_from_the_kink(problem)
+    want = reference_results(problem)
+    plain = errors_of(plain_results(problem, precision), want)
+    with bridge.device(), bridge.bridged():
+        layer = make_layer(problem)
+        y, state, tape = layer.forward(problem.x, as_public(problem.state), recompute=3)
+        grads = layer.backward(tape, problem.dy, as_public(problem.dstate))
+        got = Results(y, as_tuple(state), grads.x, as_tuple(grads.state), grads.params)
+        stream = layer.stream(9, state=as_public(problem.state))
+        streamed = np.stack([stream(x_t) for x_t in problem.x])
+    errors = errors_of(got, want) | {"streamed": relative_error(streamed.astype(np.float64), want.y)}
+    plain["streamed"] = plain["y"]
+    bad = {name: f"{error:.1e}, plain {plain[name]:.1e}" for name, error in errors.items() if error > 2 * plain[name]}
+    assert not bad
