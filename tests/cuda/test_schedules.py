@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests import checks
 from tests.cases import LAYERS, Case
 from tests.checks import assert_close, reference_results
 from tests.cuda import emulator, stand_in, whole_layers
@@ -17,7 +18,8 @@ SCHEDULES += [(name, seed) for name in ("random", "one block ahead") for seed in
 
 @pytest.mark.parametrize("dtype, precision", [("float32", "exact"), ("float32", "tf32"), ("bfloat16", "exact")])
 @pytest.mark.parametrize("cell", LAYERS)
-def test_any_schedule(cell, dtype, precision):
+def test_any_schedule(cell, dtype, precision, monkeypatch):
+    monkeypatch.setattr(checks, "WHERE", "emulated persistent")
     case = Case(cell, T=4, B=21, H=40, dtype=dtype, bidirectional=True, ragged=True, resets=True)
     problem = case.problem()
     calls: list[stand_in.Call] = []
