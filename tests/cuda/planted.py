@@ -51,44 +51,55 @@ BUGS = {
         {"results", "thread"},
     ),
     "no barrier before a flag": Bug(
-        "persistent",
-        "    __syncthreads();\n    if (threadIdx.x == 0) store_release",
-        "    if (threadIdx.x == 0) store_release",
+        "exchange",
+        "        __syncthreads();\n        turn++;",
+        "        turn++;",
         LSTM,
         {"results", "thread"},
     ),
     "no wait in forward": Bug(
         "persistent",
-        "        if (tile == 0) wait_for(flags, turn);\n        w.multiply(a.H",
+        "        if (tile == 0) exchange.wait();\n        w.multiply(a.H",
         "        w.multiply(a.H",
         LSTM,
         {"results", "thread"},
     ),
     "no wait in backward": Bug(
         "persistent",
-        "            if (tile == 0) wait_for(flags, turn);\n            multiply_dz<C, 0",
+        "            if (tile == 0) exchange.wait();\n            multiply_dz<C, 0",
         "            multiply_dz<C, 0",
         LSTM,
         {"results", "thread"},
     ),
     "no wait for the second phase of backward": Bug(
         "persistent",
-        "            wait_for(flags, turn);\n            for (int tile",
+        "            exchange.wait();\n            for (int tile",
         "            for (int tile",
         GRU,
         {"results", "thread"},
     ),
     "waiting for the turn before": Bug(
-        "persistent",
+        "exchange",
         "SPIN_WHILE(load_acquire(flags + i) < turn)",
         "SPIN_WHILE(load_acquire(flags + i) + 1 < turn)",
         LSTM,
         {"results", "thread"},
     ),
     "flags without release": Bug(
-        "persistent", "store_release(flags + blockIdx.x, turn)", "flags[blockIdx.x] = turn", LSTM, {"thread"}
+        "exchange", "store_release(flags + blockIdx.x, turn)", "flags[blockIdx.x] = turn", LSTM, {"thread"}
     ),
-    "flags without acquire": Bug("persistent", "load_acquire(flags + i) < turn", "flags[i] < turn", LSTM, {"thread"}),
+    "flags without acquire": Bug("exchange", "load_acquire(flags + i) < turn", "flags[i] < turn", LSTM, {"thread"}),
+    "no barrier before a cluster's copies": Bug(
+        "cluster",
+        "        __syncthreads();\n        const int first",
+        "        const int first",
+        LSTM,
+        {"results", "thread"},
+        "cluster",
+    ),
+    "no barrier of the cluster": Bug(
+        "cluster", "        cluster_barrier();\n    }\n};", "    }\n};", LSTM, {"results", "thread"}, "cluster"
+    ),
     # Bounds
     "a store one element off": Bug(
         "units",

@@ -126,7 +126,7 @@ def test_at_most_twice_the_error_of_a_plain_implementation(precision, options, H
         away_from_the_kink(problem)
     want = reference_results(problem)
     plain = errors_of(plain_results(problem, precision), want)
-    for policy in ("stepwise", "persistent"):
+    for policy in ("stepwise", "persistent", "cluster") if H == 40 else ("stepwise", "persistent"):
         with bridge.device(), bridge.bridged(), bridge.only(policy):
             layer = make_layer(problem)
             layer.layer.precision = layer_precision
