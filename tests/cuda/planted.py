@@ -161,8 +161,8 @@ BUGS = {
     # Resets
     "a reset forgotten in forward": Bug(
         "units",
-        "write(entering_h<T>(a, s + 1, r) + u, cut ? SumOf<T>(0) : h);",
-        "write(entering_h<T>(a, s + 1, r) + u, h);",
+        "passed_on = cut ? SumOf<T>(0) : h;",
+        "passed_on = h;",
         LSTM | WHOLE,
         {"results"},
         "stepwise",
