@@ -8,7 +8,8 @@ with sublinear memory cost", arXiv:1604.06174, 2016). Only the segment with whic
 one of the last layer, leaves its tape already in the first pass: no memory is needed at that time that is not later.
 
 The steps' arithmetic does not depend on where a segment begins, so outputs, states, and the gradients of x and of
-the initial state are bitwise those of one piece. The gradients of the parameters are summed in another order.
+the initial state are bitwise those of one piece. The gradients of the parameters are summed in another order. On a GPU
+products over fewer rows may be, too, and a state between two segments is rounded to the layer's dtype.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ class RecurrentLayer:
             two of them again: beside x, y and dx it takes the memory of T/K + K steps instead of T, least near
             K = sqrt(T), for about a third more time. Each layer of a stack still keeps all (T, B, D*H) that the layer
             below put out. Results are bitwise those of recompute=0, but for the gradients of parameters, which are
-            summed in another order.
+            summed in another order; on a GPU, all but for rounding.
 
         Raises as calling the layer does; TypeError or ValueError unless recompute is an integer of at least 0.
         """

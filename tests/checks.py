@@ -9,8 +9,12 @@ import numpy as np
 import fastrnn
 from tests.cases import LAYERS, TOLERANCE, Problem
 
-# The largest error seen this session by (cell, direction, dtype); the run's summary prints it.
-LARGEST_ERRORS: dict[tuple[str, str, str], float] = {}
+# The largest errors seen this session by (cell, direction, dtype), then by WHERE; the run's summary prints them.
+LARGEST_ERRORS: dict[tuple[str, str, str], dict[str, float]] = {}
+# What runs the layers, by which the errors are kept apart.
+WHERE = "CPU"
+# What found each bug that was planted, this session; printed as well.
+FOUND_BUGS: dict[str, set[str]] = {}
 
 
 class Results(NamedTuple):
@@ -90,6 +94,13 @@ def relative_error(got, want) -> float:
     return float(difference / scale) if scale and np.isfinite(difference) else np.inf
 
 
+def note_errors(case, errors, precision=None) -> None:
+    """Add to LARGEST_ERRORS, under the case's dtype or another name of its precision."""
+    key = case.cell, "bidirectional" if case.bidirectional else "unidirectional", precision or str(case.dtype)
+    seen = LARGEST_ERRORS.setdefault(key, {})
+    seen[WHERE] = max(seen.get(WHERE, 0.0), *errors)
+
+
 def assert_close(got: Results, want: Results, problem: Problem, tolerance: float | None = None) -> None:
     """Every array of got is within the tolerance of the case's dtype."""
     case = problem.case
@@ -100,7 +111,6 @@ def assert_close(got: Results, want: Results, problem: Problem, tolerance: float
     for name, array in got.named().items():
         assert array.dtype == case.dtype, f"{name} is {array.dtype}, expected {case.dtype}"
         errors[name] = relative_error(array, expected[name])
-    key = case.cell, "bidirectional" if case.bidirectional else "unidirectional", case.dtype
-    LARGEST_ERRORS[key] = max(LARGEST_ERRORS.get(key, 0.0), *errors.values())
+    note_errors(case, errors.values())
     bad = {name: f"{error:.1e}" for name, error in errors.items() if not error <= tolerance}
     assert not bad, f"{case}: errors above {tolerance}: {bad}"

@@ -1,4 +1,4 @@
-"""Fixtures; and prints, after the tests, the largest error that each cell showed against the reference."""
+"""Fixtures; and prints, after the tests, the largest error of each cell on every device, and which bugs were found."""
 
 from __future__ import annotations
 
@@ -23,8 +23,19 @@ def set_threads():
 
 def pytest_terminal_summary(terminalreporter):
     checks = sys.modules.get("tests.checks")
-    if checks is None or not checks.LARGEST_ERRORS:
-        return
-    terminalreporter.section("largest error against the reference, relative to the largest entry")
-    for (cell, direction, dtype), error in sorted(checks.LARGEST_ERRORS.items()):
-        terminalreporter.write_line(f"{cell:24}{direction:18}{dtype:10}{error:.1e}")
+    if checks is not None and checks.LARGEST_ERRORS:
+        terminalreporter.section("largest error against the reference, relative to the largest entry")
+        _write_errors(terminalreporter, checks.LARGEST_ERRORS)
+    if checks is not None and checks.FOUND_BUGS:
+        terminalreporter.section("planted bugs, and what found them")
+        for name, found in checks.FOUND_BUGS.items():
+            terminalreporter.write_line(f"{name:50}{', '.join(sorted(found))}")
+
+
+def _write_errors(terminalreporter, table):
+    columns = sorted({where for errors in table.values() for where in errors})
+    heading = "".join(f"{where:>22}" for where in columns)
+    terminalreporter.write_line(f"{'cell':24}{'direction':18}{'precision':10}{heading}")
+    for (cell, direction, precision), errors in sorted(table.items()):
+        row = "".join(f"{errors[where]:22.1e}" if where in errors else " " * 22 for where in columns)
+        terminalreporter.write_line(f"{cell:24}{direction:18}{precision:10}{row}")

@@ -88,7 +88,7 @@ struct Run {
     std::string failure;
     unsigned long long random = 1, wakes = 0, progress = 0;
     unsigned blocks = 0, favourite = 0;
-    long all_returned = 0;
+    long launched = 0, all_returned = 0;
     void *stack_pointer = nullptr, *tsan = nullptr, *fake_stack = nullptr;
     const void* stack = nullptr;
     size_t stack_bytes = 0;
@@ -181,6 +181,7 @@ void leave() {
 
 void fiber_main() {
     if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(nullptr, &run->stack, &run->stack_bytes);
+    acquired(&run->launched);
     run->thread(run->launch->arguments);
     Fiber* f = self();
     if (f->home->waiting) emulated_failure("a thread returns while its block waits", f->home->where);
@@ -384,15 +385,24 @@ std::string launched(const EmulatedLaunch* l, unsigned cluster, void (*thread)(c
             clusters[b / cluster].fibers.push_back(&f);
         }
     }
+    // Making one takes ThreadSanitizer long, so they serve many launches, of which each comes after those before.
+    released(&state.launched);
+    static std::vector<void*> watched;
     for (Fiber& f : fibers) {
-        if (state.tsan) f.tsan = __tsan_create_fiber(0);
+        if (state.tsan) {
+            const size_t i = size_t(&f - fibers.data());
+            if (i == watched.size()) watched.push_back(__tsan_create_fiber(0));
+            f.tsan = watched[i];
+        }
         state.wake(&f);
     }
     state.fibers_until_done();
     acquired(&state.all_returned);
     if (state.failure.empty()) state.failure = deadlock(fibers);
-    if (state.tsan)
-        for (Fiber& f : fibers) __tsan_destroy_fiber(f.tsan);
+    if (!state.failure.empty()) {  // who has not returned has calls on record that will never end
+        for (void* fiber : watched) __tsan_destroy_fiber(fiber);
+        watched.clear();
+    }
     for (unsigned char* memory : shared) free(memory);
     run = nullptr, emulated_thread = nullptr;
     return state.failure;

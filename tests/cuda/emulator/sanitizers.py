@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,13 +38,18 @@ def sanitizer_available(sanitizer: str) -> str:
     return f"{COMPILER} came without {', '.join(missing)}" if missing else ""
 
 
-def run_sanitized(sanitizer: str, script: str, timeout: float = 120) -> tuple[str, list[str]]:
+def run_sanitized(
+    sanitizer: str, script: str, timeout: float = 120, one_is_enough: bool = False
+) -> tuple[str, list[str]]:
     """Run source code in a Python of its own under a sanitizer; return what it printed and the reports' headlines.
 
-    The script builds with the same ``sanitizer``. A process that ends with an error and has reported nothing raises
-    RuntimeError with all it printed: then it is the script that failed.
+    The script builds with the same ``sanitizer``. ``one_is_enough``: the first report ends the process. One that ends
+    with an error and has reported nothing, or that the sanitizer gave up, raises RuntimeError with all it printed: then
+    it is the script that failed.
     """
     variables = os.environ | OPTIONS
+    if one_is_enough:
+        variables["TSAN_OPTIONS"] += " halt_on_error=1"
     variables |= {"LD_PRELOAD": " ".join(map(str, _runtimes(sanitizer))), "PYTHONPATH": str(ROOT)}
     # A second thread of the process, as a BLAS has them, is no matter of the kernel's.
     variables |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -51,6 +57,7 @@ def run_sanitized(sanitizer: str, script: str, timeout: float = 120) -> tuple[st
         [sys.executable, "-c", script], env=variables, capture_output=True, text=True, timeout=timeout, check=False
     )
     reports = [line for line in done.stderr.splitlines() if any(headline in line for headline in HEADLINES)]
-    if done.returncode and not reports:
+    gave_up = any(re.match(r"==\d+==\w+Sanitizer: ", line) for line in done.stderr.splitlines())
+    if (done.returncode and not reports) or gave_up:
         raise RuntimeError(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout, reports

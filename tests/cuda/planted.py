@@ -1,0 +1,248 @@
+"""Bugs to plant into the kernels' sources, and what finds them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.cases import Case
+from tests.processes import ROOT
+
+__all__ = ["BUGS", "Bug", "planted"]
+
+
+class Bug(NamedTuple):
+    """Text of a file replaced by other text, and a layer in which that shows.
+
+    found_by: at least these of "results" (wrong, or not the same in every schedule), "emulator" (it refuses to go on),
+    "thread", "address" (the sanitizers' reports). What may write anywhere, for "address" to find, runs nowhere else.
+    """
+
+    file: str
+    right: str
+    wrong: str
+    case: dict
+    found_by: set[str]
+    policy: str = "persistent"
+    precision: str = "exact"
+
+    def problem(self):
+        return Case(**{"T": 3, "B": 18, "H": 40, "dtype": "float32", "bias": self.file == "sums"} | self.case).problem()
+
+
+WHOLE = {"ragged": True, "resets": True, "bidirectional": True}
+LSTM, GRU = {"cell": "lstm"}, {"cell": "gru_reset_before"}
+
+BUGS = {
+    # Waiting and telling
+    "no barrier between products and their sums": Bug(
+        "persistent",
+        "        }, sums);\n        __syncthreads();\n        if (active) {",
+        "        }, sums);\n        if (active) {",
+        LSTM,
+        {"results", "thread"},
+    ),
+    "no barrier between two tiles": Bug(
+        "persistent",
+        "if (tile + S::ROWS < rows) __syncthreads();  // sums are written anew; after",
+        "// after",
+        LSTM,
+        {"results", "thread"},
+    ),
+    "no barrier before a flag": Bug(
+        "exchange",
+        "        __syncthreads();\n        turn++;",
+        "        turn++;",
+        LSTM,
+        {"results", "thread"},
+    ),
+    "no wait in forward": Bug(
+        "persistent",
+        "        if (tile == 0) exchange.wait();\n        w.multiply(a.H",
+        "        w.multiply(a.H",
+        LSTM,
+        {"results", "thread"},
+    ),
+    "no wait in backward": Bug(
+        "persistent",
+        "            if (tile == 0) exchange.wait();\n            multiply_dz<C, 0",
+        "            multiply_dz<C, 0",
+        LSTM,
+        {"results", "thread"},
+    ),
+    "no wait for the second phase of backward": Bug(
+        "persistent",
+        "            exchange.wait();\n            for (int tile",
+        "            for (int tile",
+        GRU,
+        {"results", "thread"},
+    ),
+    "waiting for the turn before": Bug(
+        "exchange",
+        "SPIN_WHILE(load_acquire(flags + i) < turn)",
+        "SPIN_WHILE(load_acquire(flags + i) + 1 < turn)",
+        LSTM,
+        {"results", "thread"},
+    ),
+    "flags without release": Bug(
+        "exchange", "store_release(flags + blockIdx.x, turn)", "flags[blockIdx.x] = turn", LSTM, {"thread"}
+    ),
+    "flags without acquire": Bug("exchange", "load_acquire(flags + i) < turn", "flags[i] < turn", LSTM, {"thread"}),
+    "no barrier before a cluster's copies": Bug(
+        "cluster",
+        "        __syncthreads();\n        const int first",
+        "        const int first",
+        LSTM,
+        {"results", "thread"},
+        "cluster",
+    ),
+    "no barrier of the cluster": Bug(
+        "cluster", "        cluster_barrier();\n    }\n};", "    }\n};", LSTM, {"results", "thread"}, "cluster"
+    ),
+    # Bounds
+    "a store one element off": Bug(
+        "units",
+        "write(a.y + time_of<T>(a, s, r) * a.y_time + b * a.y_batch + u, h)",
+        "write(a.y + time_of<T>(a, s, r) * a.y_time + b * a.y_batch + u + 1, h)",
+        LSTM,
+        {"address"},
+    ),
+    "a unit too many": Bug(
+        "persistent",
+        "const bool active = mine < here && u < a.H;",
+        "const bool active = mine < here && u <= a.H;",
+        LSTM,
+        {"address"},
+    ),
+    "sums past the end of shared memory": Bug(
+        "persistent",
+        "if (lane < S::UNITS) sums[((warp * S::ROWS + first + n) * OUT + out) * S::UNITS + unit] = sum[n][out];",
+        "if (lane < S::UNITS) sums[((warp * S::ROWS + first + n + 1) * OUT + out) * S::UNITS + unit] = sum[n][out];",
+        LSTM,
+        {"address"},
+    ),
+    # The cells
+    "gates swapped in forward": Bug(
+        "cell_math",
+        "c = s[K::f] * c + input_gate(s) * s[K::g];",
+        "c = input_gate(s) * c + s[K::f] * s[K::g];",
+        LSTM,
+        {"results"},
+        "stepwise",
+    ),
+    "gates swapped in backward": Bug(
+        "cell_math",
+        "        s[K::f] = dzf;\n        s[K::g] = dc * i * tanh_slope(g);",
+        "        s[K::g] = dzf;\n        s[K::f] = dc * i * tanh_slope(g);",
+        LSTM,
+        {"results"},
+        "stepwise",
+    ),
+    "r and z swapped in backward": Bug(
+        "cell_math",
+        "s[K::r] = dn * s[K::hn] * sigmoid_slope(r);\n        s[K::z] = dh * (h - n) * sigmoid_slope(z);",
+        "s[K::z] = dn * s[K::hn] * sigmoid_slope(r);\n        s[K::r] = dh * (h - n) * sigmoid_slope(z);",
+        {"cell": "gru_reset_after"},
+        {"results"},
+        "stepwise",
+    ),
+    "the carry of a GRU dropped": Bug(
+        "units", "    if (C::STATES == 1) dh += in.carry;\n", "", GRU, {"results"}, "stepwise"
+    ),
+    "the peephole of o with the c before": Bug(
+        "cell_math",
+        "dp[K::p_o] += dzo * c_new;",
+        "dp[K::p_o] += dzo * c;",
+        {"cell": "lstm_peephole"},
+        {"results"},
+        "stepwise",
+    ),
+    # Resets
+    "a reset forgotten in forward": Bug(
+        "units",
+        "passed_on = cut ? SumOf<T>(0) : h;",
+        "passed_on = h;",
+        LSTM | WHOLE,
+        {"results"},
+        "stepwise",
+    ),
+    "a reset forgotten before the first step": Bug(
+        "units",
+        "write(entering_h<T>(a, 0, r) + u, cut ? SumOf<T>(0) : h);",
+        "write(entering_h<T>(a, 0, r) + u, h);",
+        LSTM | WHOLE,
+        {"results"},
+        "stepwise",
+    ),
+    "a reset that lets dh through": Bug(
+        "units", "dh = in.cut ? SumOf<T>(0) : product;", "dh = product;", LSTM | WHOLE, {"results"}, "stepwise"
+    ),
+    "a reset that lets dc through": Bug(
+        "units",
+        "in.carry = in.cut ? SumOf<T>(0) : a.carry[i64(r) * a.H + u];",
+        "in.carry = a.carry[i64(r) * a.H + u];",
+        LSTM | WHOLE,
+        {"results"},
+        "stepwise",
+    ),
+    # Products
+    "sums over one warp too few": Bug(
+        "persistent",
+        "for (int warp = 0; warp < S::WARPS; warp++) sum +=",
+        "for (int warp = 0; warp < S::WARPS - 1; warp++) sum +=",
+        LSTM,
+        {"results"},
+    ),
+    "the second round of the depth skipped": Bug(
+        "persistent",
+        "return (round * S::PARTS + int(threadIdx.x) / S::UNITS) * S::V;",
+        "return ((round + (round > 0)) * S::PARTS + int(threadIdx.x) / S::UNITS) * S::V;",
+        LSTM,
+        {"results"},
+    ),
+    "the first round of tensor cores skipped": Bug(
+        "tensor_cores",
+        "return (round * S::WARPS + int(threadIdx.x) / 32) * TOGETHER",
+        "return ((round + 1) * S::WARPS + int(threadIdx.x) / 32) * TOGETHER",
+        LSTM,
+        {"results"},
+        precision="tf32",
+    ),
+    "rows g and g + 8 of a fragment exchanged": Bug(
+        "tensor_cores",
+        "const int row = tile * 16 + half * 8 + g,",
+        "const int row = tile * 16 + (1 - half) * 8 + g,",
+        LSTM,
+        {"results"},
+        precision="tf32",
+    ),
+    "the words of a fragment exchanged": Bug(
+        "tensor_cores",
+        "at[tile][round][2 * word + half] = Operand<T>::word(elements);",
+        "at[tile][round][word + 4 * half] = Operand<T>::word(elements);",
+        LSTM,
+        {"results"},
+        precision="tf32",
+    ),
+    # Dropout and sums
+    "a chunk of rows left out of a sum": Bug(
+        "sums",
+        "end = a.rows * (chunk + 1) / gridDim.y;",
+        "end = a.rows * (chunk + 1) / gridDim.y - (chunk > 0);",
+        LSTM,
+        {"results"},
+        "stepwise",
+    ),
+}
+
+
+def planted(bug: Bug, folder: Path) -> Path:
+    """A copy of the sources with the bug."""
+    for path in (ROOT / "kernels" / "cuda").glob("*.cuh"):
+        shutil.copy(path, folder)
+    file = folder / f"{bug.file}.cuh"
+    text = file.read_text(encoding="utf-8")
+    assert text.count(bug.right) == 1, f"{bug.file}.cuh has this {text.count(bug.right)} times, not once:\n{bug.right}"
+    file.write_text(text.replace(bug.right, bug.wrong), encoding="utf-8")
+    return folder

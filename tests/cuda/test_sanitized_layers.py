@@ -1,0 +1,50 @@
+"""Whole layers under ThreadSanitizer and AddressSanitizer: every cell, both directions, several blocks, columns, tiles.
+
+That the sanitizers would see a mistake, test_planted_bugs.py shows.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cases import LAYERS
+from tests.cuda import emulator
+
+SCRIPT = """
+from tests.cases import Case
+from tests.cuda import whole_layers
+for cell in {cells!r}:
+    for policy, precision, sizes in {layers!r}:
+        if precision == "tf32" and cell != {cells!r}[-1]:
+            continue  # the products of tensor cores are the same
+        case = Case(cell, **sizes, dtype="float32", bidirectional=True, resets=True)
+        calls = []
+        whole_layers.results(case.problem(), policy, precision, calls, sanitizer={sanitizer!r})
+        grids = [call.details["grid"] for call in calls if call.name == "backward"]
+        print(cell, policy, precision, max(grids))
+"""
+# Without biases where there are many rows: their sums take a block a row, and ThreadSanitizer 8128 threads.
+LAYERS_OF_EACH = [
+    ("stepwise", "exact", {"T": 2, "B": 5, "H": 17, "ragged": True}),
+    ("persistent", "exact", {"T": 2, "B": 18, "H": 40, "bias": False}),
+    ("persistent", "tf32", {"T": 2, "B": 18, "H": 20, "bias": False}),
+]
+FAMILIES = {kind: [cell for cell, (name, _) in LAYERS.items() if name == kind] for kind in ("RNN", "LSTM", "GRU")}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("sanitizer", ["thread", "address"])
+def test_no_report(sanitizer, family):
+    reason = emulator.sanitizer_available(sanitizer)
+    if reason:
+        pytest.skip(reason)
+    printed, reports = emulator.run_sanitized(
+        sanitizer, SCRIPT.format(cells=FAMILIES[family], layers=LAYERS_OF_EACH, sanitizer=sanitizer), timeout=300
+    )
+    assert not reports, reports
+    # Two blocks by two columns; and of tensor cores, two blocks in one column, with a second tile
+    grids = {"stepwise exact": "(1, 1, 1)", "persistent exact": "(2, 2, 1)", "persistent tf32": "(2, 2, 1)"}
+    expected = [f"{cell} {how} {grid}" for cell in FAMILIES[family] for how, grid in grids.items()]
+    assert printed.splitlines() == [
+        line for line in expected if "tf32" not in line or line.startswith(f"{FAMILIES[family][-1]} ")
+    ]

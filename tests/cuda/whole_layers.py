@@ -1,0 +1,65 @@
+"""A whole layer, forward and backward, on the stand-in: in a schedule, under a sanitizer, from other sources."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.checks import Results, as_public, as_tuple, make_layer
+from tests.cuda import bridge, stand_in
+from tests.cuda.stand_in import device
+
+compiler = importlib.import_module("fastrnn.kernels.cuda.compiler")
+
+__all__ = ["few_multiprocessors", "layer_results", "results", "sources_from"]
+
+# So few that a column of the grid has rows for two tiles already in small batches.
+MULTIPROCESSORS = 4
+
+
+@contextlib.contextmanager
+def few_multiprocessors() -> Iterator[None]:
+    """Of the stand-in's devices."""
+    before, device.MULTIPROCESSORS = device.MULTIPROCESSORS, MULTIPROCESSORS
+    try:
+        yield
+    finally:
+        device.MULTIPROCESSORS = before
+
+
+@contextlib.contextmanager
+def sources_from(folder: str | Path) -> Iterator[None]:
+    """Kernels come from there; to be entered before the stand-in is installed, which forgets the others."""
+    before, compiler._FOLDER = compiler._FOLDER, Path(folder)
+    try:
+        yield
+    finally:
+        compiler._FOLDER = before
+
+
+def layer_results(problem: Any, precision: str = "exact") -> Results:
+    """As `checks.layer_results`, where gradients of parameters may have another dtype; the layer is a bridged one."""
+    layer = make_layer(problem)
+    layer.layer.precision = precision
+    options = {"lengths": problem.lengths, "resets": problem.resets}
+    y, state, tape = layer.forward(problem.x, as_public(problem.state), **options)
+    grads = layer.backward(tape, problem.dy, as_public(problem.dstate))
+    return Results(y, as_tuple(state), grads.x, as_tuple(grads.state), grads.params)
+
+
+def results(
+    problem: Any, policy: str, precision: str = "exact", calls: list[stand_in.Call] | None = None, **options: Any
+) -> Results:
+    """On a stand-in of its own, with few multiprocessors; ``options`` are those of stand_in.install.
+
+    ``calls`` gets what the streams were asked for.
+    """
+    with few_multiprocessors(), stand_in.installed(**options), bridge.bridged(), bridge.only(policy):
+        with stand_in.watch() as seen:
+            found = layer_results(problem, precision)
+    if calls is not None:
+        calls += seen
+    return found
