@@ -30,10 +30,11 @@ def _floors(options: argparse.Namespace) -> int:
     from bench.cli import names_among
     from bench.terminal import print_table
     from fastrnn.cells import CELLS
-    from fastrnn.kernels.cuda.cuts import ITEMSIZE, Chip
+    from fastrnn.kernels.cuda.cuts import Chip
+    from fastrnn.kernels.cuda.layout import ELEMENTS
 
     cells = names_among(options.cells, tuple(CELLS), "cells")
-    dtypes = names_among(options.dtypes, tuple(ITEMSIZE), "dtypes")
+    dtypes = names_among(options.dtypes, tuple(ELEMENTS), "dtypes")
     (precision,) = names_among(options.precision, ("exact", "tf32", "3xtf32"), "precision")
     chip = Chip(options.multiprocessors, 227 * 1024, options.capability)
     for cell, dtype in itertools.product(cells, dtypes):

@@ -51,7 +51,7 @@ class Case:
 
     def __str__(self):
         """``cell-T6-B5-I4-H17-dtype`` and whatever differs from the defaults; the test's id."""
-        parts = [self.cell, f"T{self.T}-B{self.B}-I{self.I}-H{self.H}", str(self.dtype)]
+        parts = [self.cell, f"T{self.T}-B{self.B}-I{self.I}-H{self.H}", self.dtype]
         parts += [f"{self.num_layers}layers"] * (self.num_layers > 1)
         parts += [name for name in ("bidirectional", "ragged", "resets", "batch_first") if getattr(self, name)]
         parts += ["nobias"] * (not self.bias)

@@ -17,6 +17,7 @@ current device, without synchronisation.
 
 from __future__ import annotations
 
+from fastrnn.backend import Plan
 from fastrnn.cells import Cell
 
 from .backward import backward
@@ -25,7 +26,7 @@ from .forward import forward
 from .gradients import accumulators
 from .packed import pack
 from .place import place
-from .plan import Plan, current_chip
+from .plan import current_chip
 from .plan import plan as _plan
 from .stepper import stepper
 

@@ -13,7 +13,7 @@ from .forward import Saved
 from .gradients import Accumulators, add_gradients
 from .packed import Packed
 from .plan import choose, current_chip
-from .walk import Walk, first_of
+from .walk import Walk
 
 __all__ = ["backward"]
 
@@ -27,9 +27,7 @@ def backward(
     batch = Batch.of(schedule)
     walk = Walk(cell, packed, batch, resets, True)
     walk.point_sequence("dy", dy)
-    for part, states in (("in", dfinal), ("out", dinitial)):
-        h, c = first_of(states)
-        walk.point(**{f"h_{part}": h, f"c_{part}": c})
+    walk.point_states(dfinal, dinitial)
     slab = saved.slab if consume else saved.slab.copy()
     walk.point(slab=slab, hs=saved.hs, cs=saved.cs, operand=saved.operand)
     walk.new("carry", batch.B, walk.H, sums=True)

@@ -46,12 +46,6 @@ class Batch:
         """Rows with a step of that number."""
         return int(self.schedule.active[step])
 
-    def packed_row(self, step: int) -> int:
-        """Where the rows of a step begin among the packed ones."""
-        if self.ragged or not self.schedule.reverse:
-            return int(self.schedule.offset[step])
-        return (self.steps - 1 - step) * self.B
-
     def packed_range(self, first: int, last: int) -> tuple[int, int]:
         """Packed rows of the steps first to last - 1."""
         if self.ragged or not self.schedule.reverse:

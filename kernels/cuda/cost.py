@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .cuts import ITEMSIZE, Chip, Policy, Problem
+from .cuts import Chip, Policy, Problem
 
 __all__ = ["HOPPER", "Costs", "step_seconds"]
 
@@ -40,7 +40,7 @@ def step_seconds(policy: Policy, problem: Problem, chip: Chip, costs: Costs = HO
     """Seconds of one step."""
     if policy.shape is None:
         return _stepwise(problem, chip, costs)
-    shape, fed, itemsize = policy.shape, problem.fed, ITEMSIZE[problem.dtype]
+    shape, fed, itemsize = policy.shape, problem.fed, problem.itemsize
     rows = -(-problem.B // policy.columns)
     at_once = 8 if shape.tensor else 4
     outputs = sum(_whole(count * shape.units, 16 if shape.tensor else 1) for count in fed)
@@ -59,7 +59,7 @@ def step_seconds(policy: Policy, problem: Problem, chip: Chip, costs: Costs = HO
 
 def _stepwise(problem: Problem, chip: Chip, costs: Costs) -> float:
     weights = sum(problem.fed) * problem.H**2
-    size = weights * ITEMSIZE[problem.dtype]
+    size = weights * problem.itemsize
     bandwidth = costs.l2_bytes if size <= costs.l2_size else costs.memory_bytes
     rate = _rate(problem, problem.products if problem.precision != "3xtf32" else 0, costs, costs.gemm)
     loading = size / bandwidth
@@ -71,7 +71,7 @@ def _stepwise(problem: Problem, chip: Chip, costs: Costs) -> float:
 def _rate(problem: Problem, tensor: int, costs: Costs, plain: float) -> float:
     """Multiply-adds a cycle and multiprocessor."""
     if tensor:
-        return costs.tensor / tensor * 2 / ITEMSIZE[problem.dtype]
+        return costs.tensor / tensor * 2 / problem.itemsize
     return plain * (0.5 if problem.dtype == "float64" else 1.0)
 
 

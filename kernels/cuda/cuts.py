@@ -10,7 +10,7 @@ import numpy as np
 from .layout import ELEMENTS, runs
 from .units import Shape
 
-__all__ = ["ITEMSIZE", "Chip", "Policy", "Problem", "cuts"]
+__all__ = ["Chip", "Policy", "Problem", "cuts"]
 
 # 32-bit registers of weights a thread may hold: 128 leave no spill in 255 (152 to 230 are used at 64 to 128).
 _WEIGHT_REGISTERS = 128
@@ -18,7 +18,6 @@ _THREADS = 256
 _WARPS = _THREADS // 32
 _TENSOR_PRODUCTS = {"exact": 0, "tf32": 1, "3xtf32": 3}  # of tensor cores, for one of float32
 _TENSOR_CORES, _CLUSTERS = 80, 90  # compute capability of the first with mma of bfloat16 and TF32; with clusters
-ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class Chip(NamedTuple):
@@ -40,6 +39,11 @@ class Problem(NamedTuple):
     backward: bool
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return ELEMENTS[self.dtype].itemsize
+
+    @property
     def fed(self) -> list[int]:
         """Slots that the recurrent product feeds, by phase."""
         return [run.count for run in runs(self.cell, "h")]
@@ -47,7 +51,7 @@ class Problem(NamedTuple):
     @property
     def products(self) -> int:
         """Tensor-core products for one of the layer's dtype; 0: they are not to be used."""
-        if ITEMSIZE[self.dtype] == 2:
+        if self.itemsize == 2:
             return 1
         return _TENSOR_PRODUCTS[self.precision] if self.dtype == "float32" else 0
 
@@ -68,7 +72,7 @@ def cuts(problem: Problem, chip: Chip) -> Iterator[Policy]:
 
     Tensor cores are used wherever they may be and something fits.
     """
-    vector = 16 // ITEMSIZE[problem.dtype]
+    vector = 16 // problem.itemsize
     aligned = problem.H % vector == 0
     sizes = (0, 4, 8, 16) if aligned and chip.capability >= _CLUSTERS else (0,)
     tensor = problem.products if aligned and chip.capability >= _TENSOR_CORES else 0
@@ -86,7 +90,7 @@ def cuts(problem: Problem, chip: Chip) -> Iterator[Policy]:
 
 def _fitted(problem: Problem, chip: Chip, units: int, vector: int, tensor: int, cluster: int) -> Policy | None:
     """The kernel with that many units a block, if it fits. cluster: blocks of one, 0 without."""
-    H, B, fed, itemsize = problem.H, problem.B, problem.fed, ITEMSIZE[problem.dtype]
+    H, B, fed, itemsize = problem.H, problem.B, problem.fed, problem.itemsize
     words, blocks = np.dtype(ELEMENTS[problem.dtype].sums).itemsize // 4, cluster or -(-H // units)
     if tensor:
         rounds = -(-H // (4 * vector * _WARPS))

@@ -13,7 +13,7 @@ from .batch import Batch
 from .layout import runs
 from .packed import Packed
 from .plan import choose, current_chip
-from .walk import Walk, first_of
+from .walk import Walk
 
 __all__ = ["Saved", "forward"]
 
@@ -41,9 +41,7 @@ def forward(
     if y is not None:
         batch.clear_padding(y)
         walk.point_sequence("y", y)
-    for part in ("in", "out"):
-        h, c = first_of(state if part == "in" else final)
-        walk.point(**{f"h_{part}": h, f"c_{part}": c})
+    walk.point_states(state, final)
     B, H, total = batch.B, packed.H, batch.total
     steps_at_once = batch.steps
     if not keep and batch.steps:

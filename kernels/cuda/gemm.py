@@ -28,7 +28,7 @@ class Matrix(NamedTuple):
 
     def part(self, row: int, rows: int, column: int, columns: int) -> Matrix:
         """Some of the rows and columns."""
-        itemsize = _ITEMSIZE[self.dtype]
+        itemsize = ELEMENTS[self.dtype].itemsize
         address = self.address + (row * self.stride + column) * itemsize
         return Matrix(address, rows, columns, self.stride, self.dtype)
 
@@ -39,7 +39,6 @@ class Matrix(NamedTuple):
         return Matrix(array.data.ptr, rows, columns, array.strides[0] // array.itemsize, array.dtype.name)
 
 
-_ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 # cublasComputeType_t. float16 and bfloat16 are summed in float32, as "exact" is.
 _COMPUTE_64F, _COMPUTE_32F, _COMPUTE_32F_FAST_TF32 = 70, 68, 77
 _DEFAULT_ALGORITHM = -1

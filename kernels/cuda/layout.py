@@ -29,15 +29,16 @@ class Element(NamedTuple):
     """A dtype of layers on a GPU."""
 
     name: str  # of the type in numbers.cuh
+    itemsize: int
     sums: str  # dtype of sums, of gradients of parameters, and of states that carry over
     cuda: int  # cudaDataType_t, as cuBLAS wants it
 
 
 ELEMENTS = {
-    "float32": Element("float", "float32", 0),
-    "float64": Element("double", "float64", 1),
-    "float16": Element("Half", "float32", 2),
-    "bfloat16": Element("Bfloat16", "float32", 14),
+    "float32": Element("float", 4, "float32", 0),
+    "float64": Element("double", 8, "float64", 1),
+    "float16": Element("Half", 2, "float32", 2),
+    "bfloat16": Element("Bfloat16", 2, "float32", 14),
 }
 
 # (kind, names). Shapes of what pointers point to; R packed rows, S slots, F fed slots of a phase, P peepholes.

@@ -5,28 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
+from fastrnn.backend import Plan
 from fastrnn.cells import Cell
 
 from . import devices
 from .cost import step_seconds
-from .cuts import ITEMSIZE, Chip, Policy, Problem, cuts
+from .cuts import Chip, Policy, Problem, cuts
 from .layout import ELEMENTS
 
-__all__ = ["Plan", "candidates", "choose", "current_chip", "forced", "plan"]
-
-
-class Plan(NamedTuple):
-    """As ``fastrnn.backend.Plan``."""
-
-    kernel: str
-    why: str
-    threads: int
-    bytes: int
-    flops: int
+__all__ = ["candidates", "choose", "current_chip", "forced", "plan"]
 
 
 _forced: list[str] = []
@@ -83,7 +73,7 @@ def plan(
         kernel, why = f"{kernel}, back {back.kernel}", f"{why}; back: {back.why}"
     sums = np.dtype(ELEMENTS[dtype].sums).itemsize
     rows = T * B
-    saved = (len(cell.slots) + len(cell.phases)) * ITEMSIZE[dtype] + (len(cell.states) - 1) * sums
+    saved = (len(cell.slots) + len(cell.phases)) * ELEMENTS[dtype].itemsize + (len(cell.states) - 1) * sums
     flops = 2 * rows * len(cell.gates) * H * (I + H) * (3 if training else 1)
     return Plan(kernel, why, policy.blocks * policy.columns or 1, rows * H * saved, flops)
 

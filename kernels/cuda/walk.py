@@ -59,6 +59,12 @@ class Walk:
             self.point(**{name: array})
             self.args[f"{name}_time"], self.args[f"{name}_batch"] = time, batch
 
+    def point_states(self, entering: Sequence[Any] | None, leaving: Sequence[Any]) -> None:
+        """As ``point``, for the states (or gradients of states) that come in, and those that go out."""
+        for part, states in (("in", entering), ("out", leaving)):
+            for name, array in zip("hc", states or (), strict=False):
+                self.point(**{f"{name}_{part}": array})
+
     def new(self, name: str, *shape: int, sums: bool = False, zero: bool = False) -> Any:
         """A new array, in the layer's dtype or in that of sums, and where the block has it."""
         make = self.cupy.zeros if zero else self.cupy.empty
@@ -170,10 +176,3 @@ def _sum_rows(array: Any, dtype: str, chunks: int) -> Any:
     function = compiler.load(units.sums(dtype)).functions["sum_rows"]
     function(grid, (units.STEP_THREADS,), (args,), 0, cupy.cuda.get_current_stream())
     return sums
-
-
-def first_of(state: Sequence[Any] | None) -> tuple[Any, Any]:
-    """h and c of a state, whichever exist."""
-    if state is None:
-        return None, None
-    return state[0], state[1] if len(state) == 2 else None
