@@ -119,7 +119,7 @@ def measure_speed(place: Place, cell: Cell, dtype: np.dtype[Any], threads: int) 
         for _ in range(4):  # the first one compiles
             place.synchronize()
             start = time.perf_counter()
-            backend.forward(cell, packed, x, None, schedule, None, None, final, False)
+            backend.forward(cell, x, None, [(packed, None, schedule, None, final)], False)
             place.synchronize()
             times.append(time.perf_counter() - start)
         return min(times)

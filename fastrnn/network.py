@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import checks
+from fastrnn.backend import Backward
 from fastrnn.checks import State
 from fastrnn.dropout import fresh_seed
 from fastrnn.places import Place
@@ -176,17 +177,19 @@ def _forward(
     finals = tuple([place.arrays.empty(shape, dtype) for _ in cell.states])
     records = []
     y: NDArray[Any] | None = None
+    index = 0
     for k in range(layer.num_layers):
         y = None
         if return_sequences or k < top:
             y = _empty_sequence(place, T, B, D * H, dtype, batch_first and k == top and not unbatched)
-        saved = []
+        directions = []
         for d in range(D):
-            index = k * D + d
             y_d = y if D == 1 or y is None else y[:, :, d * H : (d + 1) * H]
             state = None if initial is None else _of(initial, index)
             final = tuple([part[index] for part in finals])
-            saved.append(forward(cell, packed[index], x, state, schedules[d], resets, y_d, final, keep))
+            directions.append((packed[index], state, schedules[d], y_d, final))
+            index += 1
+        saved = forward(cell, x, resets, directions, keep)
         if keep:
             records.append(LayerRecord(x, tuple(saved)))
         if y is not None and k < top:
@@ -298,24 +301,15 @@ def _backward(
     for k in reversed(range(layer.num_layers)):
         x, saved = record.layers[k]
         below = dx if k == 0 else place.arrays.empty(x.shape, layer.dtype)
+        directions: list[Backward] = []
         for d in range(D):
             index = k * D + d
-            kernel(
-                cell,
-                record.packed[index],
-                saved[d],
-                x,
-                record.schedules[d],
-                record.resets,
-                dy if D == 1 or dy is None else dy[:, :, d * H : (d + 1) * H],
-                None if dfinals is None else _of(dfinals, index),
-                below,
-                tuple([part[index] for part in dinitials]),
-                grads.parameters.weights[index],
-                not keep,
-                d > 0 or (accumulate and k == 0),
-                accumulate,
-            )
+            dy_d = dy if D == 1 or dy is None else dy[:, :, d * H : (d + 1) * H]
+            dfinal = None if dfinals is None else _of(dfinals, index)
+            dinitial = tuple([part[index] for part in dinitials])
+            weights = grads.parameters.weights[index]
+            directions.append((record.packed[index], saved[d], record.schedules[d], dy_d, dfinal, dinitial, weights))
+        kernel(cell, x, record.resets, directions, below, not keep, accumulate and k == 0, accumulate)
         if k and below is not None:
             if seed is not None:
                 place.apply_mask(below, record.dropout, seed, k - 1)

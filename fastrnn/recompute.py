@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrnn.backend import Backend, load
+from fastrnn.backend import Backend, Backward, Forward, load
 from fastrnn.cells import Cell
 from fastrnn.places import Place
 from fastrnn.sequences import Schedule
@@ -46,16 +46,25 @@ class Recomputing:
     def forward(
         self,
         cell: Cell,
-        packed: Any,
         x: NDArray[Any],
+        resets: NDArray[np.bool_] | None,
+        directions: Sequence[Forward],
+        keep: bool,
+    ) -> list[Kept]:
+        """As ``Backend.forward``, one direction after the other: so is only one segment's tape alive at a time."""
+        return [self._forward(cell, x, resets, *direction) for direction in directions]
+
+    def _forward(
+        self,
+        cell: Cell,
+        x: NDArray[Any],
+        resets: NDArray[np.bool_] | None,
+        packed: Any,
         state: tuple[NDArray[Any], ...] | None,
         schedule: Schedule,
-        resets: NDArray[np.bool_] | None,
         y: NDArray[Any] | None,
         final: tuple[NDArray[Any], ...],
-        keep: bool,
     ) -> Kept:
-        """As ``Backend.forward``."""
         segments = schedule.segments(self.every)
         _set(final, state)
         _clear_padding(y, schedule)
@@ -70,29 +79,37 @@ class Recomputing:
             for kept, part in zip(states, final, strict=True):
                 kept[k] = part
             # A row that has ended is in no further segment: it keeps its final state.
-            saved = self.backend.forward(cell, packed, x, final, segment, resets, y, final, leaves_tape)
-            if leaves_tape:
-                latest.append(saved)
+            latest += self.backend.forward(cell, x, resets, [(packed, final, segment, y, final)], leaves_tape)
         return Kept(segments, states, latest)
 
     def backward(
         self,
         cell: Cell,
-        packed: Any,
-        saved: Kept,
         x: NDArray[Any],
-        schedule: Schedule,
         resets: NDArray[np.bool_] | None,
-        dy: NDArray[Any] | None,
-        dfinal: Sequence[NDArray[Any] | None] | None,
+        directions: Sequence[Backward],
         dx: NDArray[Any] | None,
-        dinitial: tuple[NDArray[Any], ...],
-        grads: tuple[NDArray[Any] | None, ...],
         consume: bool = True,
         accumulate_dx: bool = False,
         accumulate: bool = True,
     ) -> None:
         """As ``Backend.backward``; consumes nothing that it could not make again."""
+        for direction in directions:
+            self._backward(cell, x, resets, direction, dx, accumulate_dx, accumulate)
+            accumulate_dx = True
+
+    def _backward(
+        self,
+        cell: Cell,
+        x: NDArray[Any],
+        resets: NDArray[np.bool_] | None,
+        direction: Backward,
+        dx: NDArray[Any] | None,
+        accumulate_dx: bool,
+        accumulate: bool,
+    ) -> None:
+        packed, saved, schedule, dy, dfinal, dinitial, grads = direction
+        assert isinstance(grads, tuple)  # Accumulators are made here
         backend = self.backend
         _set(dinitial, dfinal)
         if not accumulate_dx:
@@ -106,12 +123,12 @@ class Recomputing:
         for k in reversed(range(len(saved.segments))):
             segment, state = saved.segments[k], tuple([part[k] for part in saved.states])
             if tape is None:
-                tape = backend.forward(cell, packed, x, state, segment, resets, None, unused, True)
+                (tape,) = backend.forward(cell, x, resets, [(packed, state, segment, None, unused)], True)
             incoming = dinitial  # of a row that goes on after this segment; of others still that of their final state
-            backend.backward(
-                cell, packed, tape, x, segment, resets, dy, incoming, dx, dinitial, sums, accumulate_dx=accumulate_dx
-            )
+            walk = packed, tape, segment, dy, incoming, dinitial, sums
             tape = None  # gone before the next one is made
+            backend.backward(cell, x, resets, [walk], dx, accumulate_dx=accumulate_dx)
+            del walk
         sums.store_in(grads, accumulate)
 
 

@@ -1,6 +1,6 @@
 """CPU kernels: Numba-compiled, on NumPy arrays of float32 and float64.
 
-The backend protocol, one call a layer and direction: ``pack``, ``forward``, ``backward``, ``accumulators`` for
+The backend protocol, one call a layer: ``pack``, ``forward``, ``backward``, ``accumulators`` for
 several of these, ``stepper``; and ``plan``, which says how a layer will run, ``set_num_threads``, ``get_num_threads``.
 """
 

@@ -1,7 +1,8 @@
-"""One layer in one direction, on NumPy arrays: what the public side calls. Argument checks are the caller's."""
+"""One layer, its directions one by one, on NumPy arrays: what the public side calls. Arguments are checked there."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from fastrnn.backend import Backward, Forward
 from fastrnn.cells import Cell
-from fastrnn.sequences import Schedule
 
 from .arguments import Run, arrange, arrange_backward, prepare
 from .backward import backward as backward_kernel
@@ -85,52 +86,43 @@ class Saved(Addressed):
 
 
 def forward(
-    cell: Cell,
-    packed: Packed,
-    x: np.ndarray,
-    state: tuple[np.ndarray, ...] | None,
-    schedule: Schedule,
-    resets: np.ndarray | None,
-    y: np.ndarray | None,
-    final: tuple[np.ndarray, ...],
-    keep: bool,
-) -> Saved | None:
-    """Run forward over a (T, B, I) batch; fills ``y`` (zeros past a row's length) and ``final``."""
-    run = prepare(packed, schedule, keep, get_num_threads())
-    memory = run.allocate() if keep else run.borrow()
-    base = memory[1]
-    arrange(run, base, packed, schedule, x, y, resets, state, final)
-    _launch(forward_kernel, packed.layout, base, run.plan.threads)
-    if keep:
-        return Saved(*memory, run)
-    run.give_back(memory)
-    return None
+    cell: Cell, x: np.ndarray, resets: np.ndarray | None, directions: Sequence[Forward], keep: bool
+) -> list[Saved]:
+    """Run forward over a (T, B, I) batch; see ``fastrnn.backend.Backend``. Of no direction anything without keep."""
+    kept = []
+    for packed, state, schedule, y, final in directions:
+        run = prepare(packed, schedule, keep, get_num_threads())
+        memory = run.allocate() if keep else run.borrow()
+        base = memory[1]
+        arrange(run, base, packed, schedule, x, y, resets, state, final)
+        _launch(forward_kernel, packed.layout, base, run.plan.threads)
+        if keep:
+            kept.append(Saved(*memory, run))
+        else:
+            run.give_back(memory)
+    return kept
 
 
 def backward(
     cell: Cell,
-    packed: Packed,
-    saved: Saved,
     x: np.ndarray,
-    schedule: Schedule,
     resets: np.ndarray | None,
-    dy: np.ndarray | None,
-    dfinal: tuple[np.ndarray | None, ...] | None,
+    directions: Sequence[Backward],
     dx: np.ndarray | None,
-    dinitial: tuple[np.ndarray, ...],
-    grads: tuple[np.ndarray | None, ...] | Accumulators,
     consume: bool = True,
     accumulate_dx: bool = False,
     accumulate: bool = True,
 ) -> None:
-    """Run backward; fills ``dinitial``, and fills or adds to ``dx`` and ``grads`` (w_ih, w_hh, ...)."""
-    if not consume:
-        saved = saved.copy()
-    run = saved.run
-    sums = grads if isinstance(grads, Accumulators) else Accumulators(packed, in_place=consume and packed.once)
-    arrange_backward(run, saved.base, packed, schedule, sums, x, resets, dy, dx, accumulate_dx, dfinal, dinitial)
-    _launch(backward_kernel, packed.layout, saved.base, run.plan.threads)
-    _launch(gradients_kernel, packed.layout, saved.base, min(run.plan.threads, packed.layout.U))
-    sums.summed = sums.summed or schedule.total > 0
-    if not isinstance(grads, Accumulators):
-        sums.store_in(grads, accumulate)
+    """Run backward; see ``fastrnn.backend.Backend``."""
+    for packed, saved, schedule, dy, dfinal, dinitial, grads in directions:
+        if not consume:
+            saved = saved.copy()
+        run = saved.run
+        sums = grads if isinstance(grads, Accumulators) else Accumulators(packed, in_place=consume and packed.once)
+        arrange_backward(run, saved.base, packed, schedule, sums, x, resets, dy, dx, accumulate_dx, dfinal, dinitial)
+        _launch(backward_kernel, packed.layout, saved.base, run.plan.threads)
+        _launch(gradients_kernel, packed.layout, saved.base, min(run.plan.threads, packed.layout.U))
+        sums.summed = sums.summed or schedule.total > 0
+        if not isinstance(grads, Accumulators):
+            sums.store_in(grads, accumulate)
+        accumulate_dx = True  # the other directions' part

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fastrnn.backend import Backward
 from fastrnn.cells import Cell
 from fastrnn.sequences import Schedule
 
 from .batch import Batch
 from .forward import Saved
-from .gradients import Accumulators, add_gradients
+from .gradients import add_gradients
 from .packed import Packed
 from .plan import choose, current_chip
 from .walk import Walk
@@ -19,11 +20,20 @@ __all__ = ["backward"]
 
 
 def backward(
-    cell: Cell, packed: Packed, saved: Saved, x: Any, schedule: Schedule, resets: Any, dy: Any,
-    dfinal: Sequence[Any] | None, dx: Any, dinitial: tuple[Any, ...], grads: tuple[Any, ...] | Accumulators,
-    consume: bool = True, accumulate_dx: bool = False, accumulate: bool = True,
+    cell: Cell, x: Any, resets: Any, directions: Sequence[Backward], dx: Any, consume: bool = True,
+    accumulate_dx: bool = False, accumulate: bool = True,
 ) -> None:  # fmt: skip
     """See ``fastrnn.backend.Backend``."""
+    for direction in directions:
+        _backward(cell, x, resets, *direction, dx, consume, accumulate_dx, accumulate)
+        accumulate_dx = True
+
+
+def _backward(
+    cell: Cell, x: Any, resets: Any, packed: Packed, saved: Saved, schedule: Schedule, dy: Any,
+    dfinal: Sequence[Any] | None, dinitial: tuple[Any, ...], grads: Any, dx: Any, consume: bool, accumulate_dx: bool,
+    accumulate: bool,
+) -> None:  # fmt: skip
     batch = Batch.of(schedule)
     walk = Walk(cell, packed, batch, resets, True)
     walk.point_sequence("dy", dy)

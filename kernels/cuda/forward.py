@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrnn.backend import Forward
 from fastrnn.cells import Cell
 from fastrnn.sequences import Schedule
 
@@ -31,11 +33,16 @@ class Saved(NamedTuple):
     operand: Any
 
 
-def forward(
-    cell: Cell, packed: Packed, x: Any, state: tuple[Any, ...] | None, schedule: Schedule, resets: Any, y: Any,
-    final: tuple[Any, ...], keep: bool,
-) -> Saved | None:  # fmt: skip
+def forward(cell: Cell, x: Any, resets: Any, directions: Sequence[Forward], keep: bool) -> list[Saved]:
     """See ``fastrnn.backend.Backend``."""
+    saved = [_forward(cell, x, resets, *direction, keep) for direction in directions]
+    return saved if keep else []
+
+
+def _forward(
+    cell: Cell, x: Any, resets: Any, packed: Packed, state: tuple[Any, ...] | None, schedule: Schedule, y: Any,
+    final: tuple[Any, ...], keep: bool,
+) -> Saved:  # fmt: skip
     batch = Batch.of(schedule)
     walk = Walk(cell, packed, batch, resets, keep)
     if y is not None:
@@ -61,7 +68,7 @@ def forward(
             walk.launch_persistent(policy, False, first, last)
         else:
             _step_by_step(walk, hs, first, last)
-    return Saved(slab, hs, cs, operand) if keep else None
+    return Saved(slab, hs, cs, operand)
 
 
 def _input_product(walk: Walk, x: Any, slab: Any, first: int, last: int, keep: bool) -> None:

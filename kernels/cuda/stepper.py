@@ -27,7 +27,8 @@ class Stepper:
     def step(self, x: Any, out: Any) -> None:
         """Take one step from x (B, I), and write h into out (B, H)."""
         with devices.require().cuda.Device(self._packed.device):
-            forward(self._cell, self._packed, x[None], self._state, self._schedule, None, out[None], self._next, False)
+            walk = self._packed, self._state, self._schedule, out[None], self._next
+            forward(self._cell, x[None], None, [walk], False)
         self._state, self._next = self._next, self._state
 
     @property
