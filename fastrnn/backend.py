@@ -20,7 +20,7 @@ __all__ = [
 
 
 class Plan(NamedTuple):
-    """What a backend would do for one layer in one direction."""
+    """What a backend would do for one direction of a layer."""
 
     kernel: str
     why: str
@@ -123,8 +123,10 @@ class Backend(Protocol):
     def stepper(self, cell: Cell, packed: Any, B: int) -> Stepper:
         """A step-by-step walk from a zero state."""
 
-    def plan(self, cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool) -> Plan:
-        """What forward (and backward, if training) would do, and why."""
+    def plan(
+        self, cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool, directions: int = 1
+    ) -> Plan:
+        """What forward (and backward, if training) would do, and why, in each of a layer's directions."""
 
     def set_num_threads(self, n: int) -> None: ...
 

@@ -64,7 +64,7 @@ class Run:
         keep: bool, threads: int, bf16: bool,
     ) -> None:  # fmt: skip
         cell = CELLS[name]
-        self.plan: Plan = plan(cell, T, B, I, H, dtype, threads, keep, total / steps if steps else B, bf16)
+        self.plan: Plan = plan(cell, T, B, I, H, dtype, threads, keep, alive=total / steps if steps else B, bf16=bf16)
         U = vectors(H, dtype)
         stride, ahead = row_bytes(U), self.plan.ahead
         rows = total if keep else min(AHEAD_ROWS, total) if ahead else B

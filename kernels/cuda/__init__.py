@@ -2,7 +2,7 @@
 
     __init__.py     the functions that ``fastrnn.backend`` promises
     plan.py         which policy runs a layer, among the cuts that fit (cuts.py), by a model of their cost (cost.py)
-    forward.py, backward.py, gradients.py     one layer in one direction, host side
+    forward.py, backward.py, gradients.py     one layer in its directions, host side
     walk.py         the argument block and the launches;  batch.py   rows of a batch;  gemm.py   cuBLAS
     graphs.py       steps by cuBLAS, as CUDA graphs;  stepper.py   streams;  place.py   what the public side asks
     layout.py       argument block and cell table, generated as C++;  units.py, catalogue.py   translation units
@@ -36,9 +36,11 @@ __all__ = [
 ]  # fmt: skip
 
 
-def plan(cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool) -> Plan:
+def plan(
+    cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool, directions: int = 1
+) -> Plan:
     """What forward (and backward, if training) would do, and why. ``threads`` does not matter."""
-    return _plan(cell, T, B, I, H, dtype, training, current_chip())
+    return _plan(cell, T, B, I, H, dtype, training, current_chip(), directions)
 
 
 def set_num_threads(n: int) -> None:

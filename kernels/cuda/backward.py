@@ -1,20 +1,18 @@
-"""Backward through time of one layer in one direction: steps, then the products over all rows."""
+"""Backward through time of one layer, all its directions: steps, then the products over all rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastrnn.backend import Backward
 from fastrnn.cells import Cell
-from fastrnn.sequences import Schedule
 
 from .batch import Batch
-from .forward import Saved
 from .gradients import add_gradients
-from .packed import Packed
+from .graphs import Steps, side_by_side
 from .plan import choose, current_chip
-from .walk import Walk
+from .walk import Walk, launch_persistent
 
 __all__ = ["backward"]
 
@@ -24,39 +22,43 @@ def backward(
     accumulate_dx: bool = False, accumulate: bool = True,
 ) -> None:  # fmt: skip
     """See ``fastrnn.backend.Backend``."""
-    for direction in directions:
-        _backward(cell, x, resets, *direction, dx, consume, accumulate_dx, accumulate)
+    if not directions:
+        return
+    packed, _, schedule, *_ = directions[0]
+    B, steps = schedule.B, schedule.steps
+    policy = choose(cell, packed.dtype, packed.precision, packed.H, B, steps, True, current_chip(), len(directions))
+    ways = [_Way(cell, resets, direction, consume) for direction in directions]
+    if policy.shape is not None:
+        launch_persistent([way.walk for way in ways], policy, True, 0, steps)
+    else:
+        side_by_side([_step_by_step(way.walk) for way in ways])
+    for way, (*_, grads) in zip(ways, directions, strict=True):
+        add_gradients(way.walk, way.saved, x, way.d_peephole, dx, accumulate_dx, grads, accumulate)
         accumulate_dx = True
 
 
-def _backward(
-    cell: Cell, x: Any, resets: Any, packed: Packed, saved: Saved, schedule: Schedule, dy: Any,
-    dfinal: Sequence[Any] | None, dinitial: tuple[Any, ...], grads: Any, dx: Any, consume: bool, accumulate_dx: bool,
-    accumulate: bool,
-) -> None:  # fmt: skip
-    batch = Batch.of(schedule)
-    walk = Walk(cell, packed, batch, resets, True)
-    walk.point_sequence("dy", dy)
-    walk.point_states(dfinal, dinitial)
-    slab = saved.slab if consume else saved.slab.copy()
-    walk.point(slab=slab, hs=saved.hs, cs=saved.cs, operand=saved.operand)
-    walk.new("carry", batch.B, walk.H, sums=True)
-    d_peephole = None
-    if cell.peepholes:
-        d_peephole = walk.new("d_peephole", batch.B, len(cell.peepholes) * walk.H, sums=True, zero=True)
-    policy = choose(cell, packed.dtype, packed.precision, walk.H, batch.B, batch.steps, True, current_chip())
-    if policy.shape is not None:
-        walk.launch_persistent(policy, True, 0, batch.steps)
-    else:
-        _step_by_step(walk)
-    add_gradients(walk, saved._replace(slab=slab), x, d_peephole, dx, accumulate_dx, grads, accumulate)
+class _Way:
+    """One direction's walk back, with what it leaves: dz in saved.slab, and gradients of peepholes by row or None."""
+
+    def __init__(self, cell: Cell, resets: Any, direction: Backward, consume: bool) -> None:
+        packed, saved, schedule, dy, dfinal, dinitial, _ = direction
+        self.walk = walk = Walk(cell, packed, Batch.of(schedule), resets, True)
+        walk.point_sequence("dy", dy)
+        walk.point_states(dfinal, dinitial)
+        slab = saved.slab if consume else saved.slab.copy()
+        walk.point(slab=slab, hs=saved.hs, cs=saved.cs, operand=saved.operand)
+        walk.new("carry", schedule.B, walk.H, sums=True)
+        self.saved, self.d_peephole = saved._replace(slab=slab), None
+        if cell.peepholes:
+            shape = schedule.B, len(cell.peepholes) * walk.H
+            self.d_peephole = walk.new("d_peephole", *shape, sums=True, zero=True)
 
 
-def _step_by_step(walk: Walk) -> None:
-    """The pointwise part of a step, then what its dz sends to the step before, by cuBLAS."""
+def _step_by_step(walk: Walk) -> tuple[Steps, Callable[[], None]]:
+    """For ``side_by_side``: the pointwise part of a step, then what its dz sends to the step before, by cuBLAS."""
     batch = walk.batch
-    sequence = walk.sequence("backward", 0, batch.steps, h=False)
-    buffers = sequence.buffers
+    steps = walk.steps("backward", 0, batch.steps, h=False)
+    buffers = steps.buffers
     walk.point(**buffers)
     walk.store_arguments()
 
@@ -75,4 +77,4 @@ def _step_by_step(walk: Walk) -> None:
             multiply(0, rows)
         walk.launch_step("backward", -1, batch.B)
 
-    sequence.run(launches)
+    return steps, launches

@@ -16,6 +16,9 @@ from .units import dropout, persistent, stepwise, sums
 __all__ = ["Unit", "every_unit"]
 
 _ROWS = 16
+# Units of two members, whose code is that of one twice: of cells with one phase and with two, in the size in which
+# kernels are fullest.
+_PAIRED_CELLS, _PAIRED_SIZE = ("lstm_peephole", "gru_reset_before"), 512
 
 
 class Unit(NamedTuple):
@@ -49,15 +52,17 @@ def _persistent(cell: Cell, dtype: str, chip: Chip, sizes: Sequence[int]) -> Ite
     most = 0 if 80 <= chip.capability <= 90 else 64
     seen = set()
     precisions = ("exact", "tf32", "3xtf32") if dtype == "float32" else ("exact",)
-    for H, backward, precision in itertools.product(sizes, (False, True), precisions):
-        problem = Problem(cell.name, dtype, precision, H, _ROWS, backward)
-        fastest = {policy.kernel: policy for _, policy in reversed(candidates(problem, chip))}
-        for policy in fastest.values():
+    for H, backward, precision, members in itertools.product(sizes, (False, True), precisions, (1, 2)):
+        if members > 1 and not (cell.name in _PAIRED_CELLS and H == _PAIRED_SIZE):
+            continue
+        problem = Problem(cell.name, dtype, precision, H, _ROWS, backward, members)
+        found = [policy for _, policy in candidates(problem, chip) if policy.members == members]
+        for policy in {policy.kernel: policy for policy in reversed(found)}.values():
             shape = policy.shape
-            if shape is None or (shape, backward) in seen:
+            if shape is None or (shape, backward, members) in seen:
                 continue
-            seen.add((shape, backward))
+            seen.add((shape, backward, members))
             kernel = "backward" if backward else "forward"
-            tensor = f", tensor cores x{shape.tensor}" * (shape.tensor > 0)
-            label = f"{policy.kernel} {kernel} {cell.name} {dtype} H={H}{tensor}"
-            yield Unit(label, persistent(cell.name, dtype, shape, backward), {kernel: most})
+            label = f"{policy.kernel} {kernel} {cell.name} {dtype} H={H}"
+            label += f", tensor cores x{shape.tensor}" * (shape.tensor > 0) + f", {members} members" * (members > 1)
+            yield Unit(label, persistent(cell.name, dtype, shape, backward, members), {kernel: most})

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .cuts import Chip, Policy, Problem
+from .units import Shape
 
 __all__ = ["HOPPER", "Costs", "step_seconds"]
 
@@ -37,10 +38,14 @@ HOPPER = Costs()
 
 
 def step_seconds(policy: Policy, problem: Problem, chip: Chip, costs: Costs = HOPPER) -> float:
-    """Seconds of one step."""
+    """Seconds of one step of all directions, of which ``policy.members`` take it at the same time."""
     if policy.shape is None:
-        return _stepwise(problem, chip, costs)
-    shape, fed, itemsize = policy.shape, problem.fed, problem.itemsize
+        return _stepwise(problem, policy.members, chip, costs)
+    return problem.directions // policy.members * _persistent(policy, policy.shape, problem, chip, costs)
+
+
+def _persistent(policy: Policy, shape: Shape, problem: Problem, chip: Chip, costs: Costs) -> float:
+    fed, itemsize = problem.fed, problem.itemsize
     rows = -(-problem.B // policy.columns)
     at_once = 8 if shape.tensor else 4
     outputs = sum(_whole(count * shape.units, 16 if shape.tensor else 1) for count in fed)
@@ -52,19 +57,21 @@ def step_seconds(policy: Policy, problem: Problem, chip: Chip, costs: Costs = HO
     if policy.kernel == "cluster":
         moved = exchanged * (policy.blocks - 1) / policy.blocks / costs.cluster_bytes / costs.clock
         return len(fed) * costs.cluster_barrier + moved + product / costs.clock + each
-    everyone = exchanged * policy.blocks * policy.columns / chip.multiprocessors / costs.l2_bytes / costs.clock
+    blocks = policy.blocks * policy.columns * policy.members
+    everyone = exchanged * blocks / chip.multiprocessors / costs.l2_bytes / costs.clock
     read = max(len(fed) * costs.first_load, everyone)
     return len(fed) * costs.grid_barrier + read + product / costs.clock + each
 
 
-def _stepwise(problem: Problem, chip: Chip, costs: Costs) -> float:
+def _stepwise(problem: Problem, members: int, chip: Chip, costs: Costs) -> float:
+    """Members' launches overlap; that their products, if small, share the chip better than one alone, it leaves out."""
     weights = sum(problem.fed) * problem.H**2
     size = weights * problem.itemsize
     bandwidth = costs.l2_bytes if size <= costs.l2_size else costs.memory_bytes
     rate = _rate(problem, problem.products if problem.precision != "3xtf32" else 0, costs, costs.gemm)
     loading = size / bandwidth
     multiplying = weights * _whole(problem.B, 16) / rate
-    gemms = max(loading, multiplying) / chip.multiprocessors / costs.clock
+    gemms = members * max(loading, multiplying) / chip.multiprocessors / costs.clock
     return gemms + 2 * len(problem.fed) * costs.launch
 
 

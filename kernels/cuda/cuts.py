@@ -29,7 +29,7 @@ class Chip(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One direction of a layer at one step."""
+    """A layer at one step: what each of its directions does."""
 
     cell: str
     dtype: str
@@ -37,6 +37,7 @@ class Problem(NamedTuple):
     H: int
     B: int
     backward: bool
+    directions: int = 1
 
     @property
     def itemsize(self) -> int:
@@ -65,13 +66,20 @@ class Policy(NamedTuple):
     blocks: int = 0  # that share the hidden units
     columns: int = 0  # groups of such blocks, that share the rows
     shared: int = 0  # bytes
+    members: int = 1  # directions that walk side by side; the others come after them
 
 
 def cuts(problem: Problem, chip: Chip) -> Iterator[Policy]:
     """The kernels whose weights fit the registers of as many blocks as the chip can run at once.
 
-    Tensor cores are used wherever they may be and something fits.
+    One direction with the whole chip to itself, or all side by side, each with its part. Tensor cores are used wherever
+    they may be and something fits.
     """
+    for members in sorted({1, problem.directions}):
+        yield from _cuts(problem, chip, members)
+
+
+def _cuts(problem: Problem, chip: Chip, members: int) -> Iterator[Policy]:
     vector = 16 // problem.itemsize
     aligned = problem.H % vector == 0
     sizes = (0, 4, 8, 16) if aligned and chip.capability >= _CLUSTERS else (0,)
@@ -81,14 +89,16 @@ def cuts(problem: Problem, chip: Chip) -> Iterator[Policy]:
             policy
             for cluster in sizes
             for units in ((8, 16, 32) if cluster or products else (4, 8, 16, 32))
-            if (policy := _fitted(problem, chip, units, vector if aligned else 1, products, cluster)) is not None
+            if (policy := _fitted(problem, chip, units, vector if aligned else 1, products, cluster, members))
         ]
         yield from found
         if found:
             return
 
 
-def _fitted(problem: Problem, chip: Chip, units: int, vector: int, tensor: int, cluster: int) -> Policy | None:
+def _fitted(
+    problem: Problem, chip: Chip, units: int, vector: int, tensor: int, cluster: int, members: int
+) -> Policy | None:
     """The kernel with that many units a block, if it fits. cluster: blocks of one, 0 without."""
     H, B, fed, itemsize = problem.H, problem.B, problem.fed, problem.itemsize
     words, blocks = np.dtype(ELEMENTS[problem.dtype].sums).itemsize // 4, cluster or -(-H // units)
@@ -100,12 +110,12 @@ def _fitted(problem: Problem, chip: Chip, units: int, vector: int, tensor: int, 
     else:
         rounds = -(-H // (_THREADS // units * vector))
         registers = sum(fed) * rounds * vector * words
-    if registers > _WEIGHT_REGISTERS or blocks > chip.multiprocessors or blocks * units < H:
+    if registers > _WEIGHT_REGISTERS or blocks * members > chip.multiprocessors or blocks * units < H:
         return None
     # As many columns as there is room for, but none without enough rows to fill what a product takes at once. Clusters
     # lie within a group of multiprocessors, of which some are left over.
     room = chip.multiprocessors * 7 // 8 // blocks if cluster else chip.multiprocessors // blocks
-    columns = max(1, min(room, -(-B // (8 if tensor else 4))))
+    columns = max(1, min(room // members, -(-B // (8 if tensor else 4))))
     shape = Shape(vector, units, _THREADS, rounds, tensor, cluster)
     shared = _WARPS * shape.rows * (1 if problem.backward else max(fed)) * units * 4 * words
     if cluster:
@@ -117,4 +127,4 @@ def _fitted(problem: Problem, chip: Chip, units: int, vector: int, tensor: int, 
     where = "as operands of tensor cores" if tensor else "in registers"
     how = f"clusters of {blocks} blocks" if cluster else f"{blocks} blocks"
     why = f"{how} of {units} units hold the recurrent weights {where} for all steps"
-    return Policy("cluster" if cluster else "persistent", why, shape, blocks, columns, shared)
+    return Policy("cluster" if cluster else "persistent", why, shape, blocks, columns, shared, members)

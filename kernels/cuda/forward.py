@@ -1,21 +1,20 @@
-"""Forward through time of one layer in one direction: input product, steps, and what backward will need."""
+"""Forward through time of one layer, all its directions: input product, steps, and what backward will need."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn.backend import Forward
 from fastrnn.cells import Cell
-from fastrnn.sequences import Schedule
 
 from .batch import Batch
+from .graphs import Steps, side_by_side
 from .layout import runs
-from .packed import Packed
 from .plan import choose, current_chip
-from .walk import Walk
+from .walk import Walk, launch_persistent
 
 __all__ = ["Saved", "forward"]
 
@@ -35,14 +34,38 @@ class Saved(NamedTuple):
 
 def forward(cell: Cell, x: Any, resets: Any, directions: Sequence[Forward], keep: bool) -> list[Saved]:
     """See ``fastrnn.backend.Backend``."""
-    saved = [_forward(cell, x, resets, *direction, keep) for direction in directions]
-    return saved if keep else []
+    if not directions:
+        return []
+    packed, _, schedule, _, _ = directions[0]
+    B, H, steps = schedule.B, packed.H, schedule.steps
+    steps_at_once = steps
+    if not keep and steps:
+        # By the number of directions, not by that of those that walk side by side: it may show in a product's sums.
+        step_bytes = B * len(cell.slots) * H * np.dtype(x.dtype).itemsize * len(directions)
+        steps_at_once = min(max(_SLAB_BYTES // max(step_bytes, 1), 1), steps)
+    walks, buffers = [], []
+    for direction in directions:
+        walk, saved = _entered(cell, resets, direction, keep, steps_at_once)
+        walks.append(walk)
+        buffers.append(saved)
+    policy = choose(cell, packed.dtype, packed.precision, H, B, steps, False, current_chip(), len(walks))
+    if policy.shape is not None or not steps:
+        for walk in walks:
+            walk.launch_enter()
+    for first in range(0, steps, max(steps_at_once, 1)):
+        last = min(first + steps_at_once, steps)
+        for walk, saved in zip(walks, buffers, strict=True):
+            _input_product(walk, x, saved.slab, first, last, keep)
+        if policy.shape is not None:
+            launch_persistent(walks, policy, False, first, last)
+        else:
+            side_by_side([_step_by_step(w, saved.hs, first, last) for w, saved in zip(walks, buffers, strict=True)])
+    return buffers if keep else []
 
 
-def _forward(
-    cell: Cell, x: Any, resets: Any, packed: Packed, state: tuple[Any, ...] | None, schedule: Schedule, y: Any,
-    final: tuple[Any, ...], keep: bool,
-) -> Saved:  # fmt: skip
+def _entered(cell: Cell, resets: Any, direction: Forward, keep: bool, steps_at_once: int) -> tuple[Walk, Saved]:
+    """A walk with all that it reads and writes, but the input product."""
+    packed, state, schedule, y, final = direction
     batch = Batch.of(schedule)
     walk = Walk(cell, packed, batch, resets, keep)
     if y is not None:
@@ -50,25 +73,11 @@ def _forward(
         walk.point_sequence("y", y)
     walk.point_states(state, final)
     B, H, total = batch.B, packed.H, batch.total
-    steps_at_once = batch.steps
-    if not keep and batch.steps:
-        step_bytes = max(B * walk.slots * H * np.dtype(x.dtype).itemsize, 1)
-        steps_at_once = min(max(_SLAB_BYTES // step_bytes, 1), batch.steps)
     slab = walk.new("slab", total if keep else steps_at_once * B, walk.slots, H)
     hs = walk.new("hs", total if keep else 2 * B, H)
     cs = walk.new("cs", total if keep else B, H, sums=True) if len(cell.states) == 2 else None
     operand = walk.new("operand", total if keep else B, H) if len(cell.phases) == 2 else None
-    policy = choose(cell, packed.dtype, packed.precision, H, B, batch.steps, False, current_chip())
-    if policy.shape is not None or not batch.steps:
-        walk.launch_enter()
-    for first in range(0, batch.steps, max(steps_at_once, 1)):
-        last = min(first + steps_at_once, batch.steps)
-        _input_product(walk, x, slab, first, last, keep)
-        if policy.shape is not None:
-            walk.launch_persistent(policy, False, first, last)
-        else:
-            _step_by_step(walk, hs, first, last)
-    return Saved(slab, hs, cs, operand)
+    return walk, Saved(slab, hs, cs, operand)
 
 
 def _input_product(walk: Walk, x: Any, slab: Any, first: int, last: int, keep: bool) -> None:
@@ -82,10 +91,10 @@ def _input_product(walk: Walk, x: Any, slab: Any, first: int, last: int, keep: b
         walk.gemm(rows, walk.gates(walk.packed.w_ih, run), target, b_transposed=True)
 
 
-def _step_by_step(walk: Walk, hs: Any, first: int, last: int) -> None:
-    """The recurrent product of a step by cuBLAS, then its pointwise part."""
-    sequence = walk.sequence("forward", first, last, h=True)
-    buffers, B = sequence.buffers, walk.batch.B
+def _step_by_step(walk: Walk, hs: Any, first: int, last: int) -> tuple[Steps, Callable[[], None]]:
+    """For ``side_by_side``: the recurrent product of a step by cuBLAS, then its pointwise part."""
+    steps = walk.steps("forward", first, last, h=True)
+    buffers, B = steps.buffers, walk.batch.B
     walk.point(**buffers)
     if first == 0:
         walk.launch_enter()
@@ -106,4 +115,4 @@ def _step_by_step(walk: Walk, hs: Any, first: int, last: int) -> None:
                 walk.gemm(multiplied, walk.gates(walk.packed.w_hh, run), target, b_transposed=True)
                 walk.launch_step(f"forward_{index}", step, rows)
 
-    sequence.run(launches)
+    return steps, launches

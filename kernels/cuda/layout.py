@@ -6,6 +6,7 @@ Letters: T element of the layer's dtype, A type of sums (float, or double for fl
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = [
     "Run",
     "arguments",
     "mask_arguments",
+    "member_arguments",
     "prologue",
     "runs",
     "step_arguments",
@@ -96,6 +98,13 @@ ARGUMENTS, STEP_ARGUMENTS, SUM_ARGUMENTS = (_structure(f) for f in (_FIELDS, _ST
 def arguments() -> Any:
     """An argument block of zeros: a record that kernels take by value."""
     return np.zeros((), ARGUMENTS)
+
+
+def member_arguments(blocks: Sequence[Any]) -> Any:
+    """The argument of a launch of several members: their blocks, as Members in persistent.cuh."""
+    args = np.zeros((), np.dtype([("at", ARGUMENTS, (len(blocks),))]))
+    args["at"] = blocks
+    return args
 
 
 def step_arguments(block: int, step: int) -> Any:

@@ -13,6 +13,13 @@
 
 namespace fastrnn {
 
+// A launch's argument: a block for each of its members, the layers of the grid, which walk side by side and have nothing
+// to do with each other. Kernels branch to a copy of their code for each member: indexed by blockIdx.z, arguments are no
+// operands of instructions, and the fullest kernels spill (8 to 48 bytes a thread at 512 units of 16 bits on sm_90).
+template <class B, int COUNT> struct Members {
+    B at[COUNT];
+};
+
 // How a kernel is cut. V elements are loaded at a time, ROUNDS times by every thread for a depth of H; TENSOR: 1, products
 // by tensor cores, or 3, each by three; 0 without; CLUSTER: blocks that are one, 0 without.
 template <int V_, int UNITS_, int THREADS_, int ROUNDS_, int TENSOR_, int CLUSTER_> struct Shape {

@@ -19,16 +19,19 @@ from .layout import ELEMENTS
 __all__ = ["candidates", "choose", "current_chip", "forced", "plan"]
 
 
-_forced: list[str] = []
+# A kernel, and how many directions are to walk side by side; None: whatever the model prefers.
+Wanted = tuple[str | None, int | None]
+_forced: list[Wanted] = []
 
 
 @contextlib.contextmanager
-def forced(kernel: str) -> Iterator[None]:
+def forced(kernel: str | None, members: int | None = None) -> Iterator[None]:
     """Take this policy ("cluster", "persistent" or "stepwise") wherever it is possible, whatever the model says.
 
-    For tests and measurements; where it is not possible, what the model prefers is taken.
+    members: a layer's directions walk one by one (1) or side by side (2). For tests and measurements; where it is not
+    possible, what the model prefers is taken.
     """
-    _forced.append(kernel)
+    _forced.append((kernel, members))
     try:
         yield
     finally:
@@ -37,45 +40,61 @@ def forced(kernel: str) -> Iterator[None]:
 
 def candidates(problem: Problem, chip: Chip) -> list[tuple[float, Policy]]:
     """All that can run a problem, with the model's seconds a step, fastest first."""
-    stepwise = Policy("stepwise", "cuBLAS streams the recurrent weights each step")
+    stepwise = Policy("stepwise", "cuBLAS streams the recurrent weights each step", members=problem.directions)
     found = [(step_seconds(policy, problem, chip), policy) for policy in [*cuts(problem, chip), stepwise]]
     return sorted(found, key=lambda pair: pair[0])
 
 
-def choose(cell: Cell, dtype: str, precision: str, H: int, B: int, steps: int, backward: bool, chip: Chip) -> Policy:
-    """The policy for B rows of H units."""
-    problem = Problem(cell.name, dtype, precision, H, B, backward)
-    return _choose(problem, steps > 1, chip, _forced[-1] if _forced else None)
+def choose(
+    cell: Cell, dtype: str, precision: str, H: int, B: int, steps: int, backward: bool, chip: Chip, directions: int = 1
+) -> Policy:
+    """The policy for B rows of H units in each of the directions."""
+    problem = Problem(cell.name, dtype, precision, H, B, backward, directions)
+    return _choose(problem, steps > 1, chip, _forced[-1] if _forced else (None, None))
 
 
 @functools.lru_cache(maxsize=1024)
-def _choose(problem: Problem, several: bool, chip: Chip, wanted: str | None) -> Policy:
-    if not several and wanted is None:
-        return Policy("stepwise", "one step: weights would be loaded onto the chip for a single use")
+def _choose(problem: Problem, several: bool, chip: Chip, wanted: Wanted) -> Policy:
+    kernel, members = wanted
+    if not several and kernel is None:
+        why = "one step: weights would be loaded onto the chip for a single use"
+        return Policy("stepwise", why, members=problem.directions)
     found = candidates(problem, chip)
-    named = [pair for pair in found if pair[1].kernel == wanted]
-    seconds, policy = (named or found)[0]
-    why = f"{policy.why}; {seconds * 1e6:.2g} us a step by the model"
-    others = dict.fromkeys(other.kernel for _, other in found if other.kernel != policy.kernel)
-    best = {kernel: next(s for s, other in found if other.kernel == kernel) for kernel in others}
-    why += "".join(f", {kernel} {s * 1e6:.2g}" for kernel, s in best.items())
+    named = [pair for pair in found if kernel in (None, pair[1].kernel)] or found
+    seconds, policy = next((pair for pair in named if members in (None, pair[1].members)), named[0])
+    others = dict[str, float]()
+    for other_seconds, other in found:
+        others.setdefault(_called(other, problem), other_seconds)
+    others.pop(mine := _called(policy, problem))
+    how = mine.removeprefix(policy.kernel)
+    why = f"{policy.why}{how and ','}{how}; {seconds * 1e6:.2g} us a step by the model"
+    why += "".join(f", {name} {s * 1e6:.2g}" for name, s in others.items())
     return policy._replace(why=why)
 
 
+def _called(policy: Policy, problem: Problem) -> str:
+    """The kernel, and in which order it takes several directions."""
+    if problem.directions == 1:
+        return policy.kernel
+    order = "both directions side by side" if policy.members > 1 else "one direction after the other"
+    return f"{policy.kernel} {order}"
+
+
 def plan(
-    cell: Cell, T: int, B: int, I: int, H: int, dtype: str, training: bool, chip: Chip, precision: str = "exact"
-) -> Plan:
-    """What forward, and backward if training, would do."""
-    policy = choose(cell, dtype, precision, H, B, T, False, chip)
+    cell: Cell, T: int, B: int, I: int, H: int, dtype: str, training: bool, chip: Chip, directions: int = 1,
+    precision: str = "exact",
+) -> Plan:  # fmt: skip
+    """What forward, and backward if training, would do in each of the directions."""
+    policy = choose(cell, dtype, precision, H, B, T, False, chip, directions)
     kernel, why = policy.kernel, policy.why
     if training:
-        back = choose(cell, dtype, precision, H, B, T, True, chip)
+        back = choose(cell, dtype, precision, H, B, T, True, chip, directions)
         kernel, why = f"{kernel}, back {back.kernel}", f"{why}; back: {back.why}"
     sums = np.dtype(ELEMENTS[dtype].sums).itemsize
     rows = T * B
     saved = (len(cell.slots) + len(cell.phases)) * ELEMENTS[dtype].itemsize + (len(cell.states) - 1) * sums
     flops = 2 * rows * len(cell.gates) * H * (I + H) * (3 if training else 1)
-    return Plan(kernel, why, policy.blocks * policy.columns or 1, rows * H * saved, flops)
+    return Plan(kernel, why, policy.blocks * policy.columns * policy.members or 1, rows * H * saved, flops)
 
 
 def current_chip() -> Chip:

@@ -42,9 +42,9 @@ def _unit(name: str | None, dtype: str, files: tuple[str, ...], kernels: str, bl
     return prologue(name) + flatten(files, f"namespace fastrnn {{\n{aliases}}}\n{kernels}")
 
 
-def _kernel(name: str, threads: int, call: str, cluster: int = 0, block: str = "Block") -> str:
+def _kernel(name: str, threads: int, body: str, cluster: int = 0, block: str = "Block") -> str:
     kind, size = ("CLUSTER_KERNEL", f"{threads}, {cluster}") if cluster else ("KERNEL", f"{threads}")
-    return f"{kind}({name}, {size}, fastrnn::{block}) {{ using namespace fastrnn; {call}(a); }}\n"
+    return f"{kind}({name}, {size}, fastrnn::{block}) {{ using namespace fastrnn; {body} }}\n"
 
 
 @functools.cache
@@ -56,19 +56,22 @@ def stepwise(name: str, dtype: str) -> str:
     steps["backward"] = "backward_step<Cell, T>"
     if phases == 2:
         steps["gate_backward"] = "gate_backward_step<Cell, T>"
-    kernels = [_kernel(kernel, STEP_THREADS, call) for kernel, call in whole.items()]
-    kernels += [_kernel(kernel, STEP_THREADS, call, block="StepBlock") for kernel, call in steps.items()]
+    kernels = [_kernel(kernel, STEP_THREADS, f"{call}(a);") for kernel, call in whole.items()]
+    kernels += [_kernel(kernel, STEP_THREADS, f"{call}(a);", block="StepBlock") for kernel, call in steps.items()]
     text = "namespace fastrnn { using StepBlock = StepArgs<T>; }\n" + "".join(kernels)
     return _unit(name, dtype, ("stepwise",), text)
 
 
 @functools.cache
-def persistent(name: str, dtype: str, shape: Shape, backward: bool) -> str:
-    """forward or backward: all steps in one launch."""
+def persistent(name: str, dtype: str, shape: Shape, backward: bool, members: int = 1) -> str:
+    """forward or backward: all steps in one launch, of that many walks side by side."""
     kernel = "backward" if backward else "forward"
     shaped = f"using Cut = Shape<{', '.join(str(int(value)) for value in shape)}>;"
+    shaped += f" using Whole = Members<Block, {members}>;"
     call = f"{kernel}_persistent<Cell, Cut, T>"
-    text = f"namespace fastrnn {{ {shaped} }}\n{_kernel(kernel, shape.threads, call, shape.cluster)}"
+    calls = [f"if (blockIdx.z == {member}) {call}(a.at[{member}]);" for member in range(members)]
+    body = " else ".join(calls) if members > 1 else f"{call}(a.at[0]);"
+    text = f"namespace fastrnn {{ {shaped} }}\n{_kernel(kernel, shape.threads, body, shape.cluster, 'Whole')}"
     files = ("tensor_cores",) * (shape.tensor > 0) + ("cluster",) * (shape.cluster > 0) + ("persistent",)
     return _unit(name, dtype, files, text)
 
@@ -76,10 +79,10 @@ def persistent(name: str, dtype: str, shape: Shape, backward: bool) -> str:
 @functools.cache
 def sums(dtype: str) -> str:
     """sum_rows."""
-    return _unit(None, dtype, ("sums",), _kernel("sum_rows", STEP_THREADS, "sum_rows<T>"), "SumArguments")
+    return _unit(None, dtype, ("sums",), _kernel("sum_rows", STEP_THREADS, "sum_rows<T>(a);"), "SumArguments")
 
 
 @functools.cache
 def dropout(dtype: str) -> str:
     """apply_mask."""
-    return _unit(None, dtype, ("dropout",), _kernel("apply_mask", STEP_THREADS, "apply_mask<T>"), "MaskArguments")
+    return _unit(None, dtype, ("dropout",), _kernel("apply_mask", STEP_THREADS, "apply_mask<T>(a);"), "MaskArguments")

@@ -1,4 +1,4 @@
-"""What forward and backward share: the argument block of one layer in one direction, and how kernels are launched."""
+"""What forward and backward share: the argument block of one direction of a layer, and how kernels are launched."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from . import compiler, devices, graphs, units
 from .batch import Batch
 from .cuts import Policy
 from .gemm import Gemm, Matrix
-from .layout import ELEMENTS, Run, arguments, runs, step_arguments, sum_arguments
+from .layout import ELEMENTS, Run, arguments, member_arguments, runs, step_arguments, sum_arguments
 from .packed import Packed
 
-__all__ = ["Walk", "sum_of_rows"]
+__all__ = ["Walk", "launch_persistent", "sum_of_rows"]
 
 _MOST_DYNAMIC_SHARED_MEMORY, _LARGER_CLUSTERS_ALLOWED = 8, 14  # CUfunction_attribute
 _PORTABLE_CLUSTER = 8
@@ -92,12 +92,12 @@ class Walk:
 
     # Launches
 
-    def sequence(self, name: str, first: int, last: int, *, h: bool) -> graphs.Sequence:
+    def steps(self, name: str, first: int, last: int, *, h: bool) -> graphs.Steps:
         """The stepwise launches of the steps first to last - 1; h: those that multiply h, and not dz."""
         rows = self.batch.schedule.active.tobytes() if self.batch.ragged else b""
         weights = self.packed.w_hh.data.ptr
         size = self.batch.B, self.H, self.packed.precision
-        return graphs.sequence(
+        return graphs.steps(
             (name, self.cell.name, self.dtype, *size, first, last, weights, rows), lambda: self._step_buffers(h)
         )
 
@@ -134,30 +134,39 @@ class Walk:
             stream = self.cupy.cuda.get_current_stream()
             module.functions[kernel]((blocks,), (threads,), (args,), 0, stream)
 
-    def launch_persistent(self, policy: Policy, backward: bool, first: int, last: int) -> None:
-        """All steps from first to last - 1."""
-        assert policy.shape is not None
-        cluster = policy.shape.cluster
-        if not cluster:
-            self.new_flags(policy)
-        self.args["first"], self.args["last"] = first, last
-        module = compiler.load(units.persistent(self.cell.name, self.dtype, policy.shape, backward))
-        function = module.functions["backward" if backward else "forward"]
-        if policy.shared > _PORTABLE_SHARED_MEMORY:
-            self.cupy.cuda.driver.funcSetAttribute(function.ptr, _MOST_DYNAMIC_SHARED_MEMORY, policy.shared)
-        if cluster > _PORTABLE_CLUSTER:
-            self.cupy.cuda.driver.funcSetAttribute(function.ptr, _LARGER_CLUSTERS_ALLOWED, 1)
-        grid, block = (policy.blocks, policy.columns), (policy.shape.threads,)
-        # Blocks that wait for each other by flags go cooperatively: a grid of which a part would have to queue is
-        # refused. Those of a cluster are on the chip together or not at all.
-        stream = self.cupy.cuda.get_current_stream()
-        function(grid, block, (self.args,), policy.shared, stream, enable_cooperative_groups=not cluster)
+    def hold(self, array: Any) -> Any:
+        """Keep an array alive as long as this walk."""
+        self._held.append(array)
+        return array
 
-    def new_flags(self, policy: Policy) -> None:
-        """Flags that no block has raised yet."""
-        flags = self.cupy.zeros((policy.columns, policy.blocks), "uint32")
-        self._held.append(flags)
-        self.point(flags=flags)
+
+def launch_persistent(walks: Sequence[Walk], policy: Policy, backward: bool, first: int, last: int) -> None:
+    """All steps from first to last - 1 of every walk, as many of them side by side as the policy says."""
+    assert policy.shape is not None
+    one, cluster = walks[0], policy.shape.cluster
+    for walk, flags in zip(walks, _flags(walks, policy), strict=True):
+        walk.args["first"], walk.args["last"] = first, last
+        walk.point(flags=flags)
+    module = compiler.load(units.persistent(one.cell.name, one.dtype, policy.shape, backward, policy.members))
+    function = module.functions["backward" if backward else "forward"]
+    if policy.shared > _PORTABLE_SHARED_MEMORY:
+        one.cupy.cuda.driver.funcSetAttribute(function.ptr, _MOST_DYNAMIC_SHARED_MEMORY, policy.shared)
+    if cluster > _PORTABLE_CLUSTER:
+        one.cupy.cuda.driver.funcSetAttribute(function.ptr, _LARGER_CLUSTERS_ALLOWED, 1)
+    grid, block = (policy.blocks, policy.columns, policy.members), (policy.shape.threads,)
+    # Blocks that wait for each other by flags go cooperatively: a grid of which a part would have to queue is
+    # refused. Those of a cluster are on the chip together or not at all.
+    stream = one.cupy.cuda.get_current_stream()
+    for at in range(0, len(walks), policy.members):
+        args = member_arguments([walk.args for walk in walks[at : at + policy.members]])
+        function(grid, block, (args,), policy.shared, stream, enable_cooperative_groups=not cluster)
+
+
+def _flags(walks: Sequence[Walk], policy: Policy) -> Sequence[Any]:
+    """Flags that no block has raised yet, for each walk; none where a cluster's barrier does."""
+    if policy.kernel == "cluster":
+        return [None] * len(walks)
+    return walks[0].hold(walks[0].cupy.zeros((len(walks), policy.columns, policy.blocks), "uint32"))
 
 
 def sum_of_rows(array: Any, dtype: str) -> Any:

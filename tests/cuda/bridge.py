@@ -56,21 +56,24 @@ MULTIPROCESSORS = (4, 8, 20, 40, 132)
 
 
 @contextlib.contextmanager
-def only(policy: str) -> Iterator[None]:
-    """Every layer by this policy; one that can't be is an error, and not run by another."""
+def only(policy: str, members: int | None = None) -> Iterator[None]:
+    """Every layer by this policy; one that can't be is an error, and not run by another.
+
+    members: so many directions side by side.
+    """
     choose = plan._choose
 
     def chosen(problem: Any, several: bool, chip: Any, wanted: str | None) -> Any:
         for multiprocessors in (chip.multiprocessors,) if GPU else MULTIPROCESSORS:
             smaller = chip._replace(multiprocessors=min(multiprocessors, chip.multiprocessors))
             found = choose(problem, several, smaller, wanted)
-            if found.kernel == policy:
+            if found.kernel == policy and members in (None, found.members):
                 return found
         raise AssertionError(f"{problem} runs as {found.kernel}: {found.why}")
 
     plan._choose = chosen
     try:
-        with plan.forced(policy):
+        with plan.forced(policy, members):
             yield
     finally:
         plan._choose = choose

@@ -89,6 +89,13 @@ BUGS = {
         "exchange", "store_release(flags + blockIdx.x, turn)", "flags[blockIdx.x] = turn", LSTM, {"thread"}
     ),
     "flags without acquire": Bug("exchange", "load_acquire(flags + i) < turn", "flags[i] < turn", LSTM, {"thread"}),
+    "the flags of another member": Bug(
+        "exchange",
+        "flags(a.flags + i64(blockIdx.y) * gridDim.x)",
+        "flags(a.flags - i64(blockIdx.z) * gridDim.y * gridDim.x + i64(blockIdx.y) * gridDim.x)",
+        LSTM | {"bidirectional": True},
+        {"results", "thread"},
+    ),
     "no barrier before a cluster's copies": Bug(
         "cluster",
         "        __syncthreads();\n        const int first",

@@ -332,11 +332,24 @@ def test_the_current_stream_and_no_synchronisation(cupy, cell, policy):
 
 
 def check_streams(stream, calls):
-    """All on this one, but for a stream apart for each graph that is captured, to be launched on this one."""
-    graphs = [call.stream for call in calls if call.kind == "graph"]
-    assert set(graphs) <= {stream.ptr}
+    """All on this one, but for a stream apart for each graph, to capture it and to run it beside another."""
+    graphs = [k for k, call in enumerate(calls) if call.kind == "graph"]
     apart = {call.stream for call in calls} - {stream.ptr}
     assert 0 not in apart and len(apart) <= len(graphs)
+    for k in graphs:
+        if calls[k].stream in apart:
+            check_beside(stream, calls, k)
+
+
+def check_beside(stream, calls, k):
+    """The graph launched by calls[k] runs after all that the stream did, and before all that it does then."""
+    fork, begin, _, end = calls[k - 2 : k + 2]
+    assert [call.kind for call in (fork, begin, end)] == ["record", "wait", "record"]
+    assert [call.stream for call in (fork, begin, end)] == [stream.ptr, calls[k].stream, calls[k].stream]
+    assert fork.details == begin.details
+    join = next(i for i in range(k, len(calls)) if calls[i][::3] == ("wait", end.details))
+    assert calls[join].stream == stream.ptr
+    assert {call.kind for call in calls[k:join]} <= {"graph", "record", "wait"}
 
 
 def training_loop(cupy, cell, calls, keep):

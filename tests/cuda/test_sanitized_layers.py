@@ -14,23 +14,24 @@ SCRIPT = """
 from tests.cases import Case
 from tests.cuda import whole_layers
 for cell in {cells!r}:
-    for policy, precision, sizes in {layers!r}:
+    for policy, precision, members, sizes in {layers!r}:
         if precision == "tf32" and cell != {cells!r}[-1]:
             continue  # the products of tensor cores are the same
         if "peephole" in cell:
             sizes = {{**sizes, "B": min(sizes["B"], 18)}}  # whose sums over rows take a block a row, too
         case = Case(cell, **sizes, dtype="float32", bidirectional=True, resets=True)
         calls = []
-        whole_layers.results(case.problem(), policy, precision, calls, sanitizer={sanitizer!r})
+        options = {{"multiprocessors": 8, "members": members, "sanitizer": {sanitizer!r}}}
+        whole_layers.results(case.problem(), policy, precision, calls, **options)
         grids = [call.details["grid"] for call in calls if call.name == "backward"]
         print(cell, policy, precision, max(grids))
 """
 # Without biases where there are many rows: their sums take a block a row, and ThreadSanitizer 8128 threads.
 LAYERS_OF_EACH = [
-    ("stepwise", "exact", {"T": 2, "B": 5, "H": 17, "ragged": True}),
-    ("persistent", "exact", {"T": 2, "B": 34, "H": 8, "bias": False}),
-    ("persistent", "tf32", {"T": 2, "B": 10, "H": 12, "bias": False}),
-    ("cluster", "exact", {"T": 3, "B": 6, "H": 40, "bias": False}),
+    ("stepwise", "exact", 2, {"T": 2, "B": 5, "H": 17, "ragged": True}),
+    ("persistent", "exact", 2, {"T": 2, "B": 34, "H": 8, "bias": False}),
+    ("persistent", "tf32", 1, {"T": 2, "B": 10, "H": 12, "bias": False}),
+    ("cluster", "exact", 2, {"T": 3, "B": 6, "H": 40, "bias": False}),
 ]
 FAMILIES = {kind: [cell for cell, (name, _) in LAYERS.items() if name == kind] for kind in ("RNN", "LSTM", "GRU")}
 
@@ -45,9 +46,10 @@ def test_no_report(sanitizer, family):
         sanitizer, SCRIPT.format(cells=FAMILIES[family], layers=LAYERS_OF_EACH, sanitizer=sanitizer), timeout=300
     )
     assert not reports, reports
-    # Two blocks by two columns, with a second tile; the same by tensor cores, without one; a cluster of four
-    grids = {"stepwise exact": "(1, 1, 1)", "persistent exact": "(2, 2, 1)", "persistent tf32": "(2, 2, 1)"}
-    grids["cluster exact"] = "(4, 1, 1)"
+    # Two blocks for each of both directions, with more tiles than one; by tensor cores two blocks by two columns, one
+    # direction after the other; two clusters of four
+    grids = {"stepwise exact": "(1, 1, 1)", "persistent exact": "(2, 1, 2)", "persistent tf32": "(2, 2, 1)"}
+    grids["cluster exact"] = "(4, 1, 2)"
     expected = [f"{cell} {how} {grid}" for cell in FAMILIES[family] for how, grid in grids.items()]
     assert printed.splitlines() == [
         line for line in expected if "tf32" not in line or line.startswith(f"{FAMILIES[family][-1]} ")

@@ -1,4 +1,7 @@
-"""Persistent kernels in any order of threads and blocks: the same bits, with several blocks, columns and tiles."""
+"""Persistent kernels in any order of threads and blocks: the same bits, with several blocks, columns and tiles.
+
+One direction after the other; side by side: test_directions.py.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ def test_any_schedule(cell, dtype, precision, policy, monkeypatch):
     case = Case(cell, T=4, B=21, H=40, dtype=dtype, bidirectional=True, ragged=True, resets=True)
     problem = case.problem()
     calls: list[stand_in.Call] = []
-    want = whole_layers.results(problem, policy, precision, calls, schedule="in order")
+    want = whole_layers.results(problem, policy, precision, calls, members=1, schedule="in order")
     grids = {call.details["grid"] for call in calls if call.name == "backward"}
     ((blocks, columns, _),) = grids
     assert blocks > 1 and problem.case.B / columns > 8, "several blocks, and more rows of a column than a tile has"
     if (dtype, precision) == ("float32", "exact"):
         assert_close(want, reference_results(problem), problem)
     for schedule, seed in SCHEDULES:
-        got = whole_layers.results(problem, policy, precision, schedule=schedule, seed=seed)
+        got = whole_layers.results(problem, policy, precision, members=1, schedule=schedule, seed=seed)
         for name, array in got.named().items():
             assert array.tobytes() == want.named()[name].tobytes(), f"{name}, {schedule}, seed {seed}"

@@ -21,9 +21,9 @@ MULTIPROCESSORS = 4
 
 
 @contextlib.contextmanager
-def few_multiprocessors() -> Iterator[None]:
+def few_multiprocessors(count: int = MULTIPROCESSORS) -> Iterator[None]:
     """Of the stand-in's devices."""
-    before, device.MULTIPROCESSORS = device.MULTIPROCESSORS, MULTIPROCESSORS
+    before, device.MULTIPROCESSORS = device.MULTIPROCESSORS, count
     try:
         yield
     finally:
@@ -51,13 +51,19 @@ def layer_results(problem: Any, precision: str = "exact") -> Results:
 
 
 def results(
-    problem: Any, policy: str, precision: str = "exact", calls: list[stand_in.Call] | None = None, **options: Any
-) -> Results:
+    problem: Any, policy: str, precision: str = "exact", calls: list[stand_in.Call] | None = None,
+    multiprocessors: int = MULTIPROCESSORS, members: int | None = None, **options: Any,
+) -> Results:  # fmt: skip
     """On a stand-in of its own, with few multiprocessors; ``options`` are those of stand_in.install.
 
     ``calls`` gets what the streams were asked for.
     """
-    with few_multiprocessors(), stand_in.installed(**options), bridge.bridged(), bridge.only(policy):
+    with (
+        few_multiprocessors(multiprocessors),
+        stand_in.installed(**options),
+        bridge.bridged(),
+        bridge.only(policy, members),
+    ):
         with stand_in.watch() as seen:
             found = layer_results(problem, precision)
     if calls is not None:

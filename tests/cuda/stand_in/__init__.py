@@ -166,5 +166,5 @@ def _forget() -> None:
             for value in list(vars(module).values()):
                 if callable(getattr(value, "cache_clear", None)):
                     value.cache_clear()
-            for kept in ("_modules", "_sequences"):
+            for kept in ("_modules", "_kept"):
                 getattr(module, kept, {}).clear()

@@ -48,7 +48,7 @@ def failure(status: int, why: str) -> CUDARuntimeError:
 class Call(NamedTuple):
     """Something that a stream was asked for, or that made the host wait.
 
-    kind: "launch", "product", "arithmetic", "fill", "graph", "to host", "from host" or "synchronize".
+    kind: "launch", "product", "arithmetic", "fill", "graph", "record", "wait", "to host", "from host" or "synchronize".
     """
 
     kind: str
@@ -247,10 +247,12 @@ class Stream:
             raise failure(900, "synchronize() of a stream that captures")
 
     def record(self, event: Event | None = None) -> Event:
-        return Event() if event is None else event
+        event = Event() if event is None else event
+        event.record(self)
+        return event
 
     def wait_event(self, event: Event) -> None:
-        pass
+        note("wait", "", self.ptr, event=event.ptr)
 
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr in (0, 1):
@@ -295,6 +297,7 @@ class Event:
 
     def record(self, stream: Stream | None = None) -> None:
         self._recorded = time.perf_counter()
+        note("record", "", None if stream is None else stream.ptr, event=self.ptr)
 
     def synchronize(self) -> None:
         note("synchronize", "event")
