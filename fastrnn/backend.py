@@ -14,8 +14,8 @@ from fastrnn.cells import Cell
 from fastrnn.sequences import Schedule
 
 __all__ = [
-    "Accumulators", "Backend", "Backward", "Forward", "GPUUnavailable", "Plan", "Stepper", "get_num_threads", "load",
-    "set_num_threads",
+    "Accumulators", "Backend", "Backward", "Forward", "GPUUnavailable", "LayeredBackend", "Plan", "Stepper",
+    "get_num_threads", "load", "set_num_threads",
 ]  # fmt: skip
 
 
@@ -124,13 +124,32 @@ class Backend(Protocol):
         """A step-by-step walk from a zero state."""
 
     def plan(
-        self, cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool, directions: int = 1
-    ) -> Plan:
-        """What forward (and backward, if training) would do, and why, in each of a layer's directions."""
+        self, cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool,
+        directions: int = 1, layers: int = 1,
+    ) -> Plan:  # fmt: skip
+        """What forward (and backward, if training) would do, and why, in each of so many directions and layers."""
 
     def set_num_threads(self, n: int) -> None: ...
 
     def get_num_threads(self) -> int: ...
+
+
+class LayeredBackend(Backend, Protocol):
+    """A backend that can also walk several layers of one direction at the same time; its ``Place`` says so."""
+
+    def wavefront(self, cell: Cell, packed: Any, schedule: Schedule, layers: int) -> Any:
+        """How it would walk so many layers alike; None: one after the other."""
+
+    def forward_layers(
+        self,
+        cell: Cell,
+        x: NDArray[Any],
+        resets: NDArray[np.bool_] | None,
+        layers: Sequence[Forward],
+        keep: bool,
+        wave: Any,
+    ) -> Sequence[Any]:
+        """As ``forward`` for each layer, which reads the y of the one before it; wave: what ``wavefront`` returned."""
 
 
 class GPUUnavailable(RuntimeError):

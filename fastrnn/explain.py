@@ -94,7 +94,7 @@ def explain(layer: RecurrentLayer, T: int, B: int, *, training: bool = False) ->
         width = layer.input_size if k == 0 else layer.num_directions * layer.hidden_size
         for direction in ("forward", "reverse")[: layer.num_directions]:
             shape = (layer.cell, T, B, width, layer.hidden_size, layer.dtype.name)
-            plan = backend.plan(*shape, backend.get_num_threads(), training, layer.num_directions)
+            plan = backend.plan(*shape, backend.get_num_threads(), training, layer.num_directions, layer.num_layers)
             weights = len(layer.cell.gates) * layer.hidden_size * (width + layer.hidden_size) * layer.dtype.itemsize
             passes = 2 if training else 1
             seconds = passes * T * max(speed.step, weights / speed.bandwidth) if B else 0.0

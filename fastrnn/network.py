@@ -6,13 +6,13 @@ Inside, everything is time-major: (T, B, ·) views of whatever layout the caller
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import checks
-from fastrnn.backend import Backward
+from fastrnn.backend import Backward, Forward, LayeredBackend, load
 from fastrnn.checks import State
 from fastrnn.dropout import fresh_seed
 from fastrnn.places import Place
@@ -175,6 +175,10 @@ def _forward(
     forward = kernels(place, recompute).forward
     shape, top = (layer.num_layers * D, B, H), layer.num_layers - 1
     finals = tuple([place.arrays.empty(shape, dtype) for _ in cell.states])
+    if top and place.layered and D == 1 and seed is None and not recompute:
+        found = _layers_together(layer, call, packed, batch_first, return_sequences, keep, finals)
+        if found is not None:
+            return found
     records = []
     y: NDArray[Any] | None = None
     index = 0
@@ -196,6 +200,39 @@ def _forward(
             if seed is not None:
                 place.apply_mask(y, dropout, seed, k)
             x = y
+    return y, finals, tuple(records)
+
+
+def _layers_together(
+    layer: RecurrentLayer,
+    call: Call,
+    packed: tuple[Any, ...],
+    batch_first: bool,
+    return_sequences: bool,
+    keep: bool,
+    finals: tuple[NDArray[Any], ...],
+) -> tuple[NDArray[Any] | None, tuple[NDArray[Any], ...], tuple[LayerRecord, ...]] | None:
+    """As ``_forward``, all layers in one call of the backend; None if it would take one after the other.
+
+    So even without a tape the outputs of all layers exist at a time.
+    """
+    x, initial, (schedule, _), resets, unbatched = call
+    T, B, _ = x.shape
+    place, L = layer.kind.place, layer.num_layers
+    backend = cast(LayeredBackend, load(place.device))
+    wave = backend.wavefront(layer.cell, packed[0], schedule, L)
+    if wave is None:
+        return None
+    layers, inputs, y = list[Forward](), [x], None
+    for k in range(L):
+        y, last = None, k == L - 1
+        if return_sequences or not last:
+            y = _empty_sequence(place, T, B, layer.hidden_size, layer.dtype, batch_first and last and not unbatched)
+            inputs.append(y)
+        state = None if initial is None else _of(initial, k)
+        layers.append((packed[k], state, schedule, y, tuple([part[k] for part in finals])))
+    saved = backend.forward_layers(layer.cell, x, resets, layers, keep, wave)
+    records = [LayerRecord(inputs[k], (saved[k],)) for k in range(L)] if keep else []
     return y, finals, tuple(records)
 
 

@@ -25,6 +25,7 @@ class Place(Protocol):
     dtypes: tuple[str, ...]  # that layers may have
     arrays: Any  # the module that makes arrays: numpy, cupy
     plain: type | None  # the type of arrays that ``own`` need not look at
+    layered: bool  # its backend is a ``LayeredBackend``
 
     def __hash__(self) -> int: ...
 
@@ -66,6 +67,7 @@ class _Host:
     dtypes: tuple[str, ...] = ("float32", "float64")
     arrays: Any = np
     plain: type | None = np.ndarray
+    layered: bool = False
     _nothing = contextlib.nullcontext()
 
     def own(self, name: str, value: Any) -> NDArray[Any]:

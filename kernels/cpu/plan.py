@@ -45,11 +45,11 @@ class Plan(NamedTuple):
 
 def plan(
     cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool, directions: int = 1,
-    alive: float | None = None, bf16: bool = False,
+    layers: int = 1, alive: float | None = None, bf16: bool = False,
 ) -> Plan:  # fmt: skip
     """Choose for a (T, B, I) batch and H hidden units; ``threads`` is the most to use.
 
-    Other directions come before or after, and do not matter.
+    Other directions and layers come before or after, and do not matter.
 
     alive: rows of a ragged batch at the average step; default B. bf16: how the weights are packed.
     """

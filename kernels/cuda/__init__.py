@@ -3,6 +3,7 @@
     __init__.py     the functions that ``fastrnn.backend`` promises
     plan.py         which policy runs a layer, among the cuts that fit (cuts.py), by a model of their cost (cost.py)
     forward.py, backward.py, gradients.py     one layer in its directions, host side
+    wavefront.py    layers at the same time
     walk.py         the argument block and the launches;  batch.py   rows of a batch;  gemm.py   cuBLAS
     graphs.py       steps by cuBLAS, as CUDA graphs;  stepper.py   streams;  place.py   what the public side asks
     layout.py       argument block and cell table, generated as C++;  units.py, catalogue.py   translation units
@@ -29,18 +30,20 @@ from .place import place
 from .plan import current_chip
 from .plan import plan as _plan
 from .stepper import stepper
+from .wavefront import forward_layers, wavefront
 
 __all__ = [
-    "GPUUnavailable", "accumulators", "backward", "forward", "get_num_threads", "pack", "place", "plan",
-    "set_num_threads", "stepper",
+    "GPUUnavailable", "accumulators", "backward", "forward", "forward_layers", "get_num_threads", "pack", "place",
+    "plan", "set_num_threads", "stepper", "wavefront",
 ]  # fmt: skip
 
 
 def plan(
-    cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool, directions: int = 1
-) -> Plan:
+    cell: Cell, T: int, B: int, I: int, H: int, dtype: str, threads: int, training: bool, directions: int = 1,
+    layers: int = 1,
+) -> Plan:  # fmt: skip
     """What forward (and backward, if training) would do, and why. ``threads`` does not matter."""
-    return _plan(cell, T, B, I, H, dtype, training, current_chip(), directions)
+    return _plan(cell, T, B, I, H, dtype, training, current_chip(), directions, layers)
 
 
 def set_num_threads(n: int) -> None:

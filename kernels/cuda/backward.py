@@ -29,7 +29,9 @@ def backward(
     policy = choose(cell, packed.dtype, packed.precision, packed.H, B, steps, True, current_chip(), len(directions))
     ways = [_Way(cell, resets, direction, consume) for direction in directions]
     if policy.shape is not None:
-        launch_persistent([way.walk for way in ways], policy, True, 0, steps)
+        for way in ways:
+            way.walk.set_steps(0, steps)
+        launch_persistent([way.walk for way in ways], policy, True)
     else:
         side_by_side([_step_by_step(way.walk) for way in ways])
     for way, (*_, grads) in zip(ways, directions, strict=True):

@@ -16,9 +16,8 @@ from .units import dropout, persistent, stepwise, sums
 __all__ = ["Unit", "every_unit"]
 
 _ROWS = 16
-# Units of two members, whose code is that of one twice: of cells with one phase and with two, in the size in which
-# kernels are fullest.
-_PAIRED_CELLS, _PAIRED_SIZE = ("lstm_peephole", "gru_reset_before"), 512
+# Units of two members, whose code is that of one twice: where kernels are fullest, of cells with one and two phases.
+_PAIRED = ("lstm_peephole", "bfloat16", 512), ("gru_reset_before", "bfloat16", 512)
 
 
 class Unit(NamedTuple):
@@ -53,7 +52,7 @@ def _persistent(cell: Cell, dtype: str, chip: Chip, sizes: Sequence[int]) -> Ite
     seen = set()
     precisions = ("exact", "tf32", "3xtf32") if dtype == "float32" else ("exact",)
     for H, backward, precision, members in itertools.product(sizes, (False, True), precisions, (1, 2)):
-        if members > 1 and not (cell.name in _PAIRED_CELLS and H == _PAIRED_SIZE):
+        if members > 1 and (cell.name, dtype, H) not in _PAIRED:
             continue
         problem = Problem(cell.name, dtype, precision, H, _ROWS, backward, members)
         found = [policy for _, policy in candidates(problem, chip) if policy.members == members]

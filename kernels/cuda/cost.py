@@ -7,12 +7,13 @@ out.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from .cuts import Chip, Policy, Problem
 from .units import Shape
 
-__all__ = ["HOPPER", "Costs", "step_seconds"]
+__all__ = ["HOPPER", "Costs", "step_seconds", "wave"]
 
 
 class Costs(NamedTuple):
@@ -24,6 +25,7 @@ class Costs(NamedTuple):
     first_load: float = 0.35e-6  # latency of what another block wrote, from the L2 cache
     pointwise: float = 0.2e-6
     launch: float = 1.3e-6  # from kernel to kernel in a graph
+    chunk: float = 10e-6  # to take up a walk again: its input product apart, a launch, weights onto the chip
     l2_bytes: float = 5.5e12 / 132 / 1.755e9
     memory_bytes: float = 3.0e12 / 132 / 1.755e9
     cluster_bytes: float = 12.0  # into a block from others of its cluster
@@ -35,13 +37,14 @@ class Costs(NamedTuple):
 
 
 HOPPER = Costs()
+_LEAST_CHUNK = 16  # steps
 
 
 def step_seconds(policy: Policy, problem: Problem, chip: Chip, costs: Costs = HOPPER) -> float:
-    """Seconds of one step of all directions, of which ``policy.members`` take it at the same time."""
+    """Seconds of one step of all walks, of which ``policy.members`` take it at the same time."""
     if policy.shape is None:
         return _stepwise(problem, policy.members, chip, costs)
-    return problem.directions // policy.members * _persistent(policy, policy.shape, problem, chip, costs)
+    return problem.walks // policy.members * _persistent(policy, policy.shape, problem, chip, costs)
 
 
 def _persistent(policy: Policy, shape: Shape, problem: Problem, chip: Chip, costs: Costs) -> float:
@@ -61,6 +64,16 @@ def _persistent(policy: Policy, shape: Shape, problem: Problem, chip: Chip, cost
     everyone = exchanged * blocks / chip.multiprocessors / costs.l2_bytes / costs.clock
     read = max(len(fed) * costs.first_load, everyone)
     return len(fed) * costs.grid_barrier + read + product / costs.clock + each
+
+
+def wave(seconds: float, steps: int, layers: int, costs: Costs = HOPPER) -> tuple[int, float]:
+    """The best chunk of steps for layers a chunk behind one another, and the seconds of all; ``seconds``: of one step.
+
+    Of K chunks each layer waits for one more than the layer below: (K + layers - 1) chunks one after the other.
+    """
+    chunk = round(math.sqrt(steps * costs.chunk / ((layers - 1) * seconds)))
+    chunk = min(max(chunk, _LEAST_CHUNK), steps)
+    return chunk, (-(-steps // chunk) + layers - 1) * (chunk * seconds + costs.chunk)
 
 
 def _stepwise(problem: Problem, members: int, chip: Chip, costs: Costs) -> float:

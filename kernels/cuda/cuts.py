@@ -29,7 +29,7 @@ class Chip(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A layer at one step: what each of its directions does."""
+    """One step of some walks, alike and apart: a layer's directions, or layers that are at different steps."""
 
     cell: str
     dtype: str
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
     H: int
     B: int
     backward: bool
-    directions: int = 1
+    walks: int = 1
 
     @property
     def itemsize(self) -> int:
@@ -66,16 +66,16 @@ class Policy(NamedTuple):
     blocks: int = 0  # that share the hidden units
     columns: int = 0  # groups of such blocks, that share the rows
     shared: int = 0  # bytes
-    members: int = 1  # directions that walk side by side; the others come after them
+    members: int = 1  # walks that are side by side; the others come after them
 
 
 def cuts(problem: Problem, chip: Chip) -> Iterator[Policy]:
     """The kernels whose weights fit the registers of as many blocks as the chip can run at once.
 
-    One direction with the whole chip to itself, or all side by side, each with its part. Tensor cores are used wherever
-    they may be and something fits.
+    One walk with the whole chip to itself, or all side by side, each with its part. Tensor cores are used wherever they
+    may be and something fits.
     """
-    for members in sorted({1, problem.directions}):
+    for members in sorted({1, problem.walks}):
         yield from _cuts(problem, chip, members)
 
 

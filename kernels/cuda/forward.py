@@ -16,7 +16,7 @@ from .layout import runs
 from .plan import choose, current_chip
 from .walk import Walk, launch_persistent
 
-__all__ = ["Saved", "forward"]
+__all__ = ["Saved", "entered", "forward", "input_product"]
 
 # Bytes of the input product that exist at a time where no tape is kept: large enough for whole products, small enough
 # to stay in an L2 cache of 50 MB.
@@ -45,7 +45,7 @@ def forward(cell: Cell, x: Any, resets: Any, directions: Sequence[Forward], keep
         steps_at_once = min(max(_SLAB_BYTES // max(step_bytes, 1), 1), steps)
     walks, buffers = [], []
     for direction in directions:
-        walk, saved = _entered(cell, resets, direction, keep, steps_at_once)
+        walk, saved = entered(cell, resets, direction, keep, steps_at_once)
         walks.append(walk)
         buffers.append(saved)
     policy = choose(cell, packed.dtype, packed.precision, H, B, steps, False, current_chip(), len(walks))
@@ -55,15 +55,15 @@ def forward(cell: Cell, x: Any, resets: Any, directions: Sequence[Forward], keep
     for first in range(0, steps, max(steps_at_once, 1)):
         last = min(first + steps_at_once, steps)
         for walk, saved in zip(walks, buffers, strict=True):
-            _input_product(walk, x, saved.slab, first, last, keep)
+            input_product(walk, x, saved.slab, first, last, keep)
         if policy.shape is not None:
-            launch_persistent(walks, policy, False, first, last)
+            launch_persistent(walks, policy, False)
         else:
             side_by_side([_step_by_step(w, saved.hs, first, last) for w, saved in zip(walks, buffers, strict=True)])
     return buffers if keep else []
 
 
-def _entered(cell: Cell, resets: Any, direction: Forward, keep: bool, steps_at_once: int) -> tuple[Walk, Saved]:
+def entered(cell: Cell, resets: Any, direction: Forward, keep: bool, steps_at_once: int) -> tuple[Walk, Saved]:
     """A walk with all that it reads and writes, but the input product."""
     packed, state, schedule, y, final = direction
     batch = Batch.of(schedule)
@@ -80,8 +80,9 @@ def _entered(cell: Cell, resets: Any, direction: Forward, keep: bool, steps_at_o
     return walk, Saved(slab, hs, cs, operand)
 
 
-def _input_product(walk: Walk, x: Any, slab: Any, first: int, last: int, keep: bool) -> None:
-    """x Wih' into the slab, for the packed rows of some steps."""
+def input_product(walk: Walk, x: Any, slab: Any, first: int, last: int, keep: bool) -> None:
+    """x Wih' into the slab, for the packed rows of the steps that come next."""
+    walk.set_steps(first, last)
     begin, end = walk.batch.packed_range(first, last)
     start = 0 if keep else begin
     walk.args["slab_first"] = start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +13,14 @@ from fastrnn.backend import Plan
 from fastrnn.cells import Cell
 
 from . import devices
-from .cost import step_seconds
+from .cost import HOPPER, step_seconds, wave
 from .cuts import Chip, Policy, Problem, cuts
 from .layout import ELEMENTS
 
-__all__ = ["candidates", "choose", "current_chip", "forced", "plan"]
+__all__ = ["Wave", "candidates", "choose", "current_chip", "forced", "plan", "wavefront"]
 
 
-# A kernel, and how many directions are to walk side by side; None: whatever the model prefers.
+# A kernel, and how many walks are to go side by side; None: whatever the model prefers.
 Wanted = tuple[str | None, int | None]
 _forced: list[Wanted] = []
 
@@ -28,8 +29,8 @@ _forced: list[Wanted] = []
 def forced(kernel: str | None, members: int | None = None) -> Iterator[None]:
     """Take this policy ("cluster", "persistent" or "stepwise") wherever it is possible, whatever the model says.
 
-    members: a layer's directions walk one by one (1) or side by side (2). For tests and measurements; where it is not
-    possible, what the model prefers is taken.
+    members: so many directions, or layers, walk side by side; 1: one after the other. For tests and measurements; where
+    it is not possible, what the model prefers is taken.
     """
     _forced.append((kernel, members))
     try:
@@ -40,16 +41,16 @@ def forced(kernel: str | None, members: int | None = None) -> Iterator[None]:
 
 def candidates(problem: Problem, chip: Chip) -> list[tuple[float, Policy]]:
     """All that can run a problem, with the model's seconds a step, fastest first."""
-    stepwise = Policy("stepwise", "cuBLAS streams the recurrent weights each step", members=problem.directions)
+    stepwise = Policy("stepwise", "cuBLAS streams the recurrent weights each step", members=problem.walks)
     found = [(step_seconds(policy, problem, chip), policy) for policy in [*cuts(problem, chip), stepwise]]
     return sorted(found, key=lambda pair: pair[0])
 
 
 def choose(
-    cell: Cell, dtype: str, precision: str, H: int, B: int, steps: int, backward: bool, chip: Chip, directions: int = 1
+    cell: Cell, dtype: str, precision: str, H: int, B: int, steps: int, backward: bool, chip: Chip, walks: int = 1
 ) -> Policy:
-    """The policy for B rows of H units in each of the directions."""
-    problem = Problem(cell.name, dtype, precision, H, B, backward, directions)
+    """The policy for B rows of H units in each of the walks."""
+    problem = Problem(cell.name, dtype, precision, H, B, backward, walks)
     return _choose(problem, steps > 1, chip, _forced[-1] if _forced else (None, None))
 
 
@@ -58,7 +59,7 @@ def _choose(problem: Problem, several: bool, chip: Chip, wanted: Wanted) -> Poli
     kernel, members = wanted
     if not several and kernel is None:
         why = "one step: weights would be loaded onto the chip for a single use"
-        return Policy("stepwise", why, members=problem.directions)
+        return Policy("stepwise", why, members=problem.walks)
     found = candidates(problem, chip)
     named = [pair for pair in found if kernel in (None, pair[1].kernel)] or found
     seconds, policy = next((pair for pair in named if members in (None, pair[1].members)), named[0])
@@ -73,20 +74,50 @@ def _choose(problem: Problem, several: bool, chip: Chip, wanted: Wanted) -> Poli
 
 
 def _called(policy: Policy, problem: Problem) -> str:
-    """The kernel, and in which order it takes several directions."""
-    if problem.directions == 1:
+    """The kernel, and in which order it takes several walks."""
+    if problem.walks == 1:
         return policy.kernel
-    order = "both directions side by side" if policy.members > 1 else "one direction after the other"
-    return f"{policy.kernel} {order}"
+    return policy.kernel + (" side by side" if policy.members > 1 else " one after the other")
+
+
+class Wave(NamedTuple):
+    """Layers side by side, each some steps behind the one below."""
+
+    policy: Policy
+    chunk: int  # steps
+
+
+_MOST_LAYERS = 4  # as often is a kernel's code there
+
+
+def wavefront(
+    cell: Cell, dtype: str, precision: str, H: int, B: int, steps: int, layers: int, chip: Chip
+) -> Wave | None:  # fmt: skip
+    """How layers go forward side by side; None where one after the other is as fast, or all that is possible."""
+    if not 1 < layers <= _MOST_LAYERS or steps < 2 or not B:
+        return None
+    each = cell, dtype, precision, H, B, steps, False, chip
+    together, alone = choose(*each, layers), choose(*each)
+    if together.members != layers or together.shape is None:
+        return None
+    problem = Problem(cell.name, dtype, precision, H, B, False)
+    chunk, seconds = wave(step_seconds(together, problem._replace(walks=layers), chip), steps, layers)
+    pays = seconds < layers * (steps * step_seconds(alone, problem, chip) + HOPPER.chunk)
+    wanted = bool(_forced) and _forced[-1][1] == layers
+    return Wave(together, chunk) if chunk < steps and (pays or wanted) else None
 
 
 def plan(
     cell: Cell, T: int, B: int, I: int, H: int, dtype: str, training: bool, chip: Chip, directions: int = 1,
-    precision: str = "exact",
+    layers: int = 1, precision: str = "exact",
 ) -> Plan:  # fmt: skip
-    """What forward, and backward if training, would do in each of the directions."""
+    """What forward, and backward if training, would do in each of the directions and layers."""
     policy = choose(cell, dtype, precision, H, B, T, False, chip, directions)
     kernel, why = policy.kernel, policy.why
+    together = wavefront(cell, dtype, precision, H, B, T, layers, chip) if directions == 1 else None
+    if together is not None:
+        policy, kernel = together.policy, together.policy.kernel
+        why = f"{policy.why}; {layers} layers at the same time, each {together.chunk} steps behind the one below"
     if training:
         back = choose(cell, dtype, precision, H, B, T, True, chip, directions)
         kernel, why = f"{kernel}, back {back.kernel}", f"{why}; back: {back.why}"

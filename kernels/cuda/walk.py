@@ -134,18 +134,21 @@ class Walk:
             stream = self.cupy.cuda.get_current_stream()
             module.functions[kernel]((blocks,), (threads,), (args,), 0, stream)
 
+    def set_steps(self, first: int, last: int) -> None:
+        """Have the next launch walk the steps from first to last - 1."""
+        self.args["first"], self.args["last"] = first, last
+
     def hold(self, array: Any) -> Any:
         """Keep an array alive as long as this walk."""
         self._held.append(array)
         return array
 
 
-def launch_persistent(walks: Sequence[Walk], policy: Policy, backward: bool, first: int, last: int) -> None:
-    """All steps from first to last - 1 of every walk, as many of them side by side as the policy says."""
+def launch_persistent(walks: Sequence[Walk], policy: Policy, backward: bool) -> None:
+    """The steps that each walk is set to, as many walks side by side as the policy says."""
     assert policy.shape is not None
     one, cluster = walks[0], policy.shape.cluster
     for walk, flags in zip(walks, _flags(walks, policy), strict=True):
-        walk.args["first"], walk.args["last"] = first, last
         walk.point(flags=flags)
     module = compiler.load(units.persistent(one.cell.name, one.dtype, policy.shape, backward, policy.members))
     function = module.functions["backward" if backward else "forward"]

@@ -1,4 +1,4 @@
-"""Both directions of a layer side by side: the bits of one after the other, in any schedule, where it pays."""
+"""Directions, and layers, side by side: the bits of one after the other, in any schedule, where it pays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from tests.cuda.bridge import plan
 pytestmark = pytest.mark.skipif(bool(emulator.available()), reason=emulator.available() or "-")
 
 # By its full name: the package has functions of these names, too.
-forward, backward = (importlib.import_module(f"fastrnn.kernels.cuda.{name}") for name in ("forward", "backward"))
+forward, backward, wavefront, cost = (
+    importlib.import_module(f"fastrnn.kernels.cuda.{name}") for name in ("forward", "backward", "wavefront", "cost")
+)
 explain = importlib.import_module("fastrnn.explain")
 
 # So many that a cluster, or blocks of several columns, fit twice.
@@ -33,7 +35,7 @@ def in_turn(monkeypatch):
     launch = forward.launch_persistent
 
     def change():
-        for module in (forward, backward):
+        for module in (forward, backward, wavefront):
             one = lambda walks, policy, *steps: launch(walks, policy._replace(members=1), *steps)  # noqa: E731
             monkeypatch.setattr(module, "launch_persistent", one)
 
@@ -108,6 +110,66 @@ def test_graphs_of_two_directions():
         assert all(output == outputs[0] for output in outputs)
 
 
+# ---- layers ----
+
+
+@pytest.mark.parametrize("policy", ["persistent", "cluster"])
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm_peephole", "gru_reset_before"])
+def test_layers_a_chunk_behind_each_other(cell, policy, monkeypatch, in_turn):
+    """Two steps of five a launch: the bits of one layer after the other in the same chunks, in any schedule."""
+    monkeypatch.setattr(checks, "WHERE", f"emulated {policy}, layers side by side")
+    monkeypatch.setattr(cost, "_LEAST_CHUNK", 2)
+    monkeypatch.setattr(plan, "wave", lambda seconds, steps, layers: (2, 0.0))
+    problem = Case(cell, T=5, B=7, H=24, num_layers=2, dtype="float32", ragged=True, resets=True).problem()
+    found = []
+    for schedule in ("one block ahead", "last first"):
+        calls = []
+        found.append(results(problem, policy, calls, schedule=schedule))
+        launches = [call.details["grid"] for call in calls if call.kind == "launch" and call.name == "forward"]
+        assert len(launches) == 4 and {grid[2] for grid in launches} == {2}
+    in_turn()
+    want = results(problem, policy, [])
+    assert_close(want, reference_results(problem), problem)
+    for got in found:
+        for name, array in got.named().items():
+            assert array.tobytes() == want.named()[name].tobytes(), name
+
+
+def test_inference_of_layers(monkeypatch):
+    """Without a tape, from a state, the last output alone, of three layers: what one after the other gives."""
+    problem = Case("lstm", T=7, B=3, H=16, num_layers=3, dtype="float32", ragged=True).problem()
+    found = []
+    for chunk in (2, 100):
+        monkeypatch.setattr(plan, "wave", lambda seconds, steps, layers, chunk=chunk: (chunk, 0.0))
+        with whole_layers.few_multiprocessors(MULTIPROCESSORS), stand_in.installed(), bridge.bridged():
+            with bridge.only("persistent"), stand_in.watch() as calls:
+                layer, options = checks.make_layer(problem), {"lengths": problem.lengths, "return_sequences": False}
+                last, (h, c) = layer(problem.x, checks.as_public(problem.state), **options)
+        found.append((last, h, c))
+        depths = [call.details["grid"][2] for call in calls if call.name == "forward"]
+        assert depths == ([3] * 6 if chunk == 2 else [1] * 3), "four chunks, and two more for the layers above"
+    for got, want in zip(*found, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
+def test_layers_side_by_side_where_it_pays():
+    """Where two layers leave half of the chip idle, and steps are enough; never with one of them all on the chip."""
+    each = CELLS["lstm"], "float32", "exact"
+    for H, B, steps in ((128, 1, 512), (256, 16, 512), (512, 1, 128)):
+        wave = plan.wavefront(*each, H, B, steps, 2, HOPPER)
+        assert wave is not None and wave.policy.members == 2 and 16 <= wave.chunk < steps / 2
+    for H, B, steps, layers in (
+        (128, 1, 16, 2),
+        (1024, 1, 512, 2),
+        (512, 256, 512, 2),
+        (128, 1, 512, 1),
+        (128, 0, 9, 2),
+    ):
+        assert plan.wavefront(*each, H, B, steps, layers, HOPPER) is None
+    with plan.forced(None, 1):
+        assert plan.wavefront(*each, 128, 1, 512, 2, HOPPER) is None
+
+
 # ---- which way ----
 
 
@@ -120,11 +182,11 @@ def chosen(H, B, chip=HOPPER, dtype="float32", backward=False, **options):
 def test_side_by_side_where_it_pays(dtype, backward):
     """Wherever both fit; the model takes a larger cut one after the other only where one alone fills the chip."""
     for H in (128, 256, 512):
-        policy = chosen(H, 1, dtype=dtype, backward=backward, directions=2)
-        assert policy.members == 2 and "both directions side by side" in policy.why
-    policy = chosen(1024, 1, backward=backward, directions=2)
-    assert policy.members == 1 and "one direction after the other" in policy.why
-    assert chosen(256, 1, dtype=dtype).members == 1 and "direction" not in chosen(256, 1, dtype=dtype).why
+        policy = chosen(H, 1, dtype=dtype, backward=backward, walks=2)
+        assert policy.members == 2 and ", side by side;" in policy.why
+    policy = chosen(1024, 1, backward=backward, walks=2)
+    assert policy.members == 1 and ", one after the other;" in policy.why
+    assert chosen(256, 1, dtype=dtype).members == 1 and "side by side" not in chosen(256, 1, dtype=dtype).why
 
 
 @pytest.mark.parametrize("H, B", [(64, 1), (128, 16), (512, 16), (512, 64), (1024, 1)])
@@ -142,12 +204,12 @@ def test_both_fit_the_chip(H, B):
 def test_forced():
     for count in (1, 2):
         with plan.forced("persistent", count):
-            policy = chosen(128, 16, directions=2)
+            policy = chosen(128, 16, walks=2)
             assert (policy.kernel, policy.members) == ("persistent", count)
     with plan.forced(None, 1):
-        assert chosen(128, 16, directions=2).members == 1
+        assert chosen(128, 16, walks=2).members == 1
     with plan.forced("persistent", 2):
-        assert chosen(1024, 1, directions=2).members == 1, "both do not fit"
+        assert chosen(1024, 1, walks=2).members == 1, "both do not fit"
 
 
 def test_explain_says_so(monkeypatch):
@@ -155,4 +217,7 @@ def test_explain_says_so(monkeypatch):
     with stand_in.installed():
         layer = fastrnn.LSTM(8, 128, bidirectional=True, device="cuda")
         for part in fastrnn.explain(layer, 100, 4).parts:
-            assert "both directions side by side" in part.why
+            assert ", side by side;" in part.why and "layers" not in part.why
+        layer = fastrnn.LSTM(8, 128, 2, device="cuda")
+        for part in fastrnn.explain(layer, 500, 4).parts:
+            assert "2 layers at the same time, each " in part.why
