@@ -175,7 +175,7 @@ def _forward(
     forward = kernels(place, recompute).forward
     shape, top = (layer.num_layers * D, B, H), layer.num_layers - 1
     finals = tuple([place.arrays.empty(shape, dtype) for _ in cell.states])
-    if top and place.layered and D == 1 and seed is None and not recompute:
+    if top and place.side_by_side and D == 1 and seed is None and not recompute:
         found = _layers_together(layer, call, packed, batch_first, return_sequences, keep, finals)
         if found is not None:
             return found

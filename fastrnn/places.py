@@ -25,7 +25,7 @@ class Place(Protocol):
     dtypes: tuple[str, ...]  # that layers may have
     arrays: Any  # the module that makes arrays: numpy, cupy
     plain: type | None  # the type of arrays that ``own`` need not look at
-    layered: bool  # its backend is a ``LayeredBackend``
+    side_by_side: bool  # its backend walks directions at the same time, and layers: it is a ``LayeredBackend``
 
     def __hash__(self) -> int: ...
 
@@ -67,7 +67,7 @@ class _Host:
     dtypes: tuple[str, ...] = ("float32", "float64")
     arrays: Any = np
     plain: type | None = np.ndarray
-    layered: bool = False
+    side_by_side: bool = False
     _nothing = contextlib.nullcontext()
 
     def own(self, name: str, value: Any) -> NDArray[Any]:

@@ -25,7 +25,7 @@ class Gpu:
     device = "cuda"
     dtypes = tuple(ELEMENTS)
     plain = None  # ``own`` looks at every array: it may be another GPU's
-    layered = True
+    side_by_side = True
 
     def __init__(self, index: int) -> None:
         self.index = index

@@ -93,6 +93,21 @@ def test_inference_in_pieces(policy, monkeypatch, in_turn):
     np.testing.assert_allclose(got, whole, rtol=0, atol=1e-6)
 
 
+def test_recomputing_both_directions():
+    """Through each segment together; outputs and the gradient of x as if every step were kept."""
+    problem = Case("lstm", T=5, B=3, H=16, dtype="float32", bidirectional=True, ragged=True, resets=True).problem()
+    found, options = [], {"lengths": problem.lengths, "resets": problem.resets}
+    for recompute in (0, 2):
+        with whole_layers.few_multiprocessors(MULTIPROCESSORS), stand_in.installed(), bridge.bridged():
+            with bridge.only("persistent", 2), stand_in.watch() as calls:
+                layer = checks.make_layer(problem)
+                y, _, tape = layer.forward(problem.x, recompute=recompute, **options)
+                found.append((y, layer.backward(tape, problem.dy).x))
+        assert {grid[2] for grid in grids(calls)} == {2}
+    for got, want in zip(*found, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
 def test_graphs_of_two_directions():
     """From the third call on both run, at the same time: what the first call gave."""
     with stand_in.installed() as cupy, bridge.only("stepwise"):
