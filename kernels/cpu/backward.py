@@ -51,7 +51,7 @@ from .memory import prefetch, read, read_int, write_int
 from .simd import fill, lanes, load, load_part, store, store_part
 from .states import enter_rows, leave_rows
 from .tags import GROUP, compiled_where, has_c, slots, two_phases, units, vector_bytes
-from .threads import arrive, await_all, job, meet, reset, run_job
+from .threads import arrive, await_all, job, meet, reset, run_job, stopped
 
 __all__ = ["backward"]
 
@@ -352,6 +352,8 @@ def input_gradient_ahead(cell, a, table, scratch, w, n):
     first_group, last_group = share(groups + count % GROUP, w, n)
     s = r = 0
     for begin in range(0, v.total, AHEAD_ROWS):
+        if stopped(v.barrier):
+            return
         rows = min(AHEAD_ROWS, v.total - begin)
         for k in range(rows):
             while r >= read_int(v.active + s * 8):
@@ -392,6 +394,8 @@ def backward_share(cell, a, w, n):
         clear_padding(cell, a, v.dx, v.dx_time, v.dx_batch, v.I, w, n)
     arrivals = 0
     for s in range(v.steps, -1, -1):
+        if stopped(v.barrier):
+            return
         if two_phases(cell) and s < v.steps:
             # The tables still hold this step, from when its last phase was differentiated.
             step_share(cell, True, a, tables, scratch, s, first, stride, most, u_first, u_last)

@@ -59,7 +59,7 @@ from .tags import (
     x_lines,
     x_width,
 )
-from .threads import job, meet, reset, run_job
+from .threads import job, meet, reset, run_job, stopped
 from .tiles import accumulate, accumulate_wide
 
 __all__ = ["forward"]
@@ -316,6 +316,8 @@ def forward_share(cell, a, w, n):
         clear_padding(cell, a, v.y, v.y_time, v.y_batch, v.H, w, n)
     arrivals = origin = chunk_end = 0
     for s in range(v.steps):
+        if stopped(v.barrier):
+            return
         if v.ahead and s == chunk_end:
             origin = read_int(v.offset + s * 8)
             chunk_end = take_ahead(cell, a, ahead_table, s, u_first, u_last)

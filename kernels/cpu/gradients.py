@@ -39,7 +39,7 @@ from .tags import (
     x_rows,
     x_width,
 )
-from .threads import job, run_job
+from .threads import job, run_job, stopped
 from .tiles import outer_all, outer_h, outer_x
 
 __all__ = ["CHUNK_SCRATCH", "gradients"]
@@ -155,6 +155,8 @@ def gradients_share(cell, a, w, n):
     u_first, u_last = unit_share(v.U, grain, w, n)
     s = r = 0
     for begin in range(0, v.total, _CHUNK):
+        if stopped(v.barrier):
+            return
         count = min(_CHUNK, v.total - begin)
         s, r = fill_chunk(a, tables, s, r, count)
         add = v.add_sums or begin > 0

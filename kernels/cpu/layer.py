@@ -13,6 +13,7 @@ from numba import types
 from fastrnn.backend import Backward, Forward
 from fastrnn.cells import Cell
 
+from . import interrupts
 from .arguments import Run, arrange, arrange_backward, prepare
 from .backward import backward as backward_kernel
 from .forward import forward as forward_kernel
@@ -40,9 +41,13 @@ def launcher(kernel: Any, layout: PackedLayout) -> tuple[Any, Tag]:
     return found
 
 
-def _launch(kernel: Any, layout: PackedLayout, block: int, threads: int) -> None:
+def _launch(kernel: Any, layout: PackedLayout, run: Run, block: int, threads: int) -> None:
     entry, tag = launcher(kernel, layout)
-    entry(tag, block, mailboxes(threads), threads)
+    if run.plan.flops < interrupts.LONG:
+        entry(tag, block, mailboxes(threads), threads)
+    else:
+        pool = mailboxes(threads)
+        interrupts.run(lambda: entry(tag, block, pool, threads), block + run.offsets["barrier"])
 
 
 def pack(
@@ -95,7 +100,7 @@ def forward(
         memory = run.allocate() if keep else run.borrow()
         base = memory[1]
         arrange(run, base, packed, schedule, x, y, resets, state, final)
-        _launch(forward_kernel, packed.layout, base, run.plan.threads)
+        _launch(forward_kernel, packed.layout, run, base, run.plan.threads)
         if keep:
             kept.append(Saved(*memory, run))
         else:
@@ -120,8 +125,8 @@ def backward(
         run = saved.run
         sums = grads if isinstance(grads, Accumulators) else Accumulators(packed, in_place=consume and packed.once)
         arrange_backward(run, saved.base, packed, schedule, sums, x, resets, dy, dx, accumulate_dx, dfinal, dinitial)
-        _launch(backward_kernel, packed.layout, saved.base, run.plan.threads)
-        _launch(gradients_kernel, packed.layout, saved.base, min(run.plan.threads, packed.layout.U))
+        _launch(backward_kernel, packed.layout, run, saved.base, run.plan.threads)
+        _launch(gradients_kernel, packed.layout, run, saved.base, min(run.plan.threads, packed.layout.U))
         sums.summed = sums.summed or schedule.total > 0
         if not isinstance(grads, Accumulators):
             sums.store_in(grads, accumulate)

@@ -25,12 +25,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import helper, kernel
+from .jit import helper, inlined, kernel
 from .memory import address_of, aligned_zeros, read_int, write_int
 from .simd import call, pointer
 
 __all__ = [
     "BARRIER_BYTES",
+    "STOP",
     "arrive",
     "await_all",
     "get_num_threads",
@@ -39,6 +40,7 @@ __all__ = [
     "reset",
     "run_job",
     "set_num_threads",
+    "stopped",
 ]
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
@@ -49,8 +51,10 @@ _LINE = 64
 _LOCK, _DONE = 0, 128
 _FIRST = 256  # two lines each: neighbouring lines are fetched in pairs, and a barrier has two
 
-# Bytes from a barrier's count to the number of threads that sleep at it; a line of its own.
-_SLEEPERS = 64
+# Bytes from a barrier's count to the number of threads that sleep at it, a line of its own; and to the word that says
+# that the job shall end, beside the count, whose line threads read at every step anyhow.
+_SLEEPERS, STOP = 64, 8
+_FOR_GOOD = 1 << 48  # arrivals: more than there are steps
 BARRIER_BYTES = 128
 # Looks before sleeping: about 50 us at a barrier, 250 us at the mailbox. Waking a sleeper takes 5 to 35 us.
 _SPINS_AT_BARRIER, _SPINS_AT_MAILBOX = 2_000, 10_000
@@ -163,19 +167,38 @@ def job(share):
 # ---------------------------------------------------------------- kernels
 
 
+@inlined
+def _wake_sleepers(barrier):
+    if _load(barrier + _SLEEPERS) != 0:
+        _wake(barrier)
+
+
 @helper
 def reset(barrier):
     """Make a barrier ready for a job, before its threads start."""
     write_int(barrier, 0)
+    write_int(barrier + STOP, 0)
     write_int(barrier + _SLEEPERS, 0)
+
+
+@helper
+def stopped(barrier):
+    """Whether the job shall end: nobody wants its results any more (interrupts.py).
+
+    Then this thread need not come to the barrier again: it has arrived there for good, and nobody waits for it.
+    """
+    if _load(barrier + STOP) == 0:
+        return False
+    _add(barrier, _FOR_GOOD)
+    _wake_sleepers(barrier)
+    return True
 
 
 @helper
 def arrive(barrier):
     """Say that this thread has done its part; wakes whoever sleeps at the barrier (a count, and sleepers beside it)."""
     _add(barrier, 1)
-    if _load(barrier + _SLEEPERS) != 0:
-        _wake(barrier)
+    _wake_sleepers(barrier)
 
 
 @helper
