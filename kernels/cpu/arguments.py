@@ -18,6 +18,7 @@ from fastrnn.sequences import Schedule
 
 from .column_sums import BLOCK_ROWS
 from .gradients import CHUNK_SCRATCH
+from .interrupts import LONG
 from .jit import inlined, kernel
 from .layout import AHEAD_ROWS, TABLE_BYTES, Layer, Template
 from .memory import address_of, aligned, elements, read_int, stride, write_int
@@ -65,6 +66,7 @@ class Run:
     ) -> None:  # fmt: skip
         cell = CELLS[name]
         self.plan: Plan = plan(cell, T, B, I, H, dtype, threads, keep, alive=total / steps if steps else B, bf16=bf16)
+        self.long = self.plan.flops >= LONG
         U = vectors(H, dtype)
         stride, ahead = row_bytes(U), self.plan.ahead
         rows = total if keep else min(AHEAD_ROWS, total) if ahead else B

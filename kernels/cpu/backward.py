@@ -51,7 +51,7 @@ from .memory import prefetch, read, read_int, write_int
 from .simd import fill, lanes, load, load_part, store, store_part
 from .states import enter_rows, leave_rows
 from .tags import GROUP, compiled_where, has_c, slots, two_phases, units, vector_bytes
-from .threads import arrive, await_all, job, meet, reset, run_job, stopped
+from .threads import alone, arrive, job, meet, reconsider, reset, run_job, stopped, wait
 
 __all__ = ["backward"]
 
@@ -399,10 +399,11 @@ def backward_share(cell, a, w, n):
         if two_phases(cell) and s < v.steps:
             # The tables still hold this step, from when its last phase was differentiated.
             step_share(cell, True, a, tables, scratch, s, first, stride, most, u_first, u_last)
-            arrivals = meet(v.barrier, parties, arrivals)
+            arrivals = meet(v.barrier, parties, arrivals, w)
         if s > 0:
             prepare_step(a, tables, s - 1, first, stride, most)
         step_share(cell, False, a, tables, scratch, s, first, stride, most, u_first, u_last)
+        reconsider(v.barrier, parties, arrivals, w)
         if parties > 1:
             arrivals += parties
             arrive(v.barrier)
@@ -412,7 +413,11 @@ def backward_share(cell, a, w, n):
                 w_here = 0
             input_gradient(cell, a, tables, scratch, s, first, stride, most, w_here, n_here)
         if parties > 1:
-            await_all(v.barrier, arrivals)
+            wait(v.barrier, arrivals, w)
+        if alone(v.barrier, arrivals):
+            if w > 0:
+                return
+            parties, n, u_first, u_last = 1, 1, 0, v.U
     if v.dx != 0 and v.ahead:
         input_gradient_ahead(cell, a, ahead_table, scratch, w, n)
 
@@ -429,8 +434,8 @@ def backward(cell, a, pool, threads):
     v = read(Layer, a)
     enter_rows(cell, a, v.dh, v.h_in, v.h_in_row)
     enter_rows(cell, a, v.carry, v.c_in, v.c_in_row)
-    reset(v.barrier)
-    run_job(backward_job(cell), a, pool, threads)
+    reset(v.barrier, threads)
+    run_job(backward_job(cell), a, pool, threads, v.barrier)
     leave_rows(cell, a, v.dh, v.h_out, v.h_out_row, False)
     if has_c(cell):
         leave_rows(cell, a, v.carry, v.c_out, v.c_out_row, False)

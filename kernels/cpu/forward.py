@@ -59,7 +59,7 @@ from .tags import (
     x_lines,
     x_width,
 )
-from .threads import job, meet, reset, run_job, stopped
+from .threads import alone, job, meet, reconsider, reset, run_job, stopped
 from .tiles import accumulate, accumulate_wide
 
 __all__ = ["forward"]
@@ -332,12 +332,17 @@ def forward_share(cell, a, w, n):
                 panel(cell, 0, 1), panel(cell, 0, 0), panel(cell, 0, 1), panel(cell, 0, 0),
                 a, tables, scratch, s, origin, first, stride, rows, u_first, u_last,
             )  # fmt: skip
-            arrivals = meet(v.barrier, parties, arrivals)
+            arrivals = meet(v.barrier, parties, arrivals, w)
         advance_zones(
             panel(cell, 1, 1), panel(cell, 1, 0), panel(cell, 0, 1), panel(cell, 0, 0),
             a, tables, scratch, s, origin, first, stride, rows, u_first, u_last,
         )  # fmt: skip
-        arrivals = meet(v.barrier, parties, arrivals)
+        reconsider(v.barrier, parties, arrivals, w)
+        arrivals = meet(v.barrier, parties, arrivals, w)
+        if alone(v.barrier, arrivals):
+            if w > 0:
+                return
+            parties, u_first, u_last = 1, 0, v.U
 
 
 forward_job = job(forward_share)
@@ -354,8 +359,8 @@ def forward(cell, a, pool, threads):
         enter_rows(cell, a, v.hs + v.first * v.B * v.state_stride, v.h_in, v.h_in_row)
         if has_c(cell):
             enter_rows(cell, a, v.cs + v.first * v.B * v.state_stride, v.c_in, v.c_in_row)
-    reset(v.barrier)
-    run_job(forward_job(cell), a, pool, threads)
+    reset(v.barrier, threads)
+    run_job(forward_job(cell), a, pool, threads, v.barrier)
     if not v.resume:
         leave_rows(cell, a, v.hs, v.h_out, v.h_out_row, True)
         if has_c(cell):

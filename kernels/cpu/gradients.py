@@ -171,4 +171,4 @@ gradients_job = job(gradients_share)
 @kernel
 def gradients(cell, a, pool, threads):
     """Gradients of one layer's packed parameters; ``a``: address of its argument block, dz in its slabs."""
-    run_job(gradients_job(cell), a, pool, threads)
+    run_job(gradients_job(cell), a, pool, threads, 0)

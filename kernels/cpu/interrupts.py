@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from .threads import STOP
 
-__all__ = ["LONG", "run"]
+__all__ = ["LONG", "run_interruptibly"]
 
 # Calls of more operations than this may take long: 0.8 s at the 10 GFLOP/s of weights that come from memory at every
 # step, 20 ms where the FMA units are busy. Handing a call over takes 0.1 ms.
@@ -21,7 +21,7 @@ LONG = 8e9
 _STOP_AGAIN = 0.02  # seconds; what is said before the kernel begins is lost
 
 
-def run(call: Callable[[], None], barrier: int) -> None:
+def run_interruptibly(call: Callable[[], None], barrier: int) -> None:
     """Call, which runs a job whose threads meet at ``barrier``; what a signal handler raises ends it early."""
     if threading.current_thread() is not threading.main_thread():
         call()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from numba import types
 from fastrnn.backend import Backward, Forward
 from fastrnn.cells import Cell
 
-from . import interrupts
 from .arguments import Run, arrange, arrange_backward, prepare
 from .backward import backward as backward_kernel
 from .forward import forward as forward_kernel
 from .gradients import gradients as gradients_kernel
+from .interrupts import run_interruptibly
 from .memory import Addressed, address_of
 from .packed import Accumulators, Packed, PackedLayout
 from .plan import Plan
@@ -43,11 +43,10 @@ def launcher(kernel: Any, layout: PackedLayout) -> tuple[Any, Tag]:
 
 def _launch(kernel: Any, layout: PackedLayout, run: Run, block: int, threads: int) -> None:
     entry, tag = launcher(kernel, layout)
-    if run.plan.flops < interrupts.LONG:
-        entry(tag, block, mailboxes(threads), threads)
+    if run.long:
+        run_interruptibly(partial(entry, tag, block, mailboxes(threads), threads), block + run.offsets["barrier"])
     else:
-        pool = mailboxes(threads)
-        interrupts.run(lambda: entry(tag, block, pool, threads), block + run.offsets["barrier"])
+        entry(tag, block, mailboxes(threads), threads)
 
 
 def pack(

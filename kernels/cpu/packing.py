@@ -303,7 +303,7 @@ def move(like, batch, records, count, base, add, w_ih, w_hh, b_ih, b_hh, peephol
     arrays = batch + BATCH_BYTES
     for i, value in enumerate((records, count, base, add, arrays, w_ih, w_hh, b_ih, b_hh, peephole)):
         write_int(batch + i * 8, value)
-    run_job(_move_job(like), batch, pool, threads)
+    run_job(_move_job(like), batch, pool, threads, 0)
 
 
 def fed_gates(cell: Cell, names: tuple[str | None, ...], all_slots: bool = False) -> np.ndarray:

@@ -18,11 +18,13 @@ import os
 import platform
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .jit import helper, inlined, kernel
@@ -32,15 +34,18 @@ from .simd import call, pointer
 __all__ = [
     "BARRIER_BYTES",
     "STOP",
+    "alone",
     "arrive",
-    "await_all",
     "get_num_threads",
     "job",
     "mailboxes",
+    "meet",
+    "reconsider",
     "reset",
     "run_job",
     "set_num_threads",
     "stopped",
+    "wait",
 ]
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
@@ -49,15 +54,25 @@ _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 _SEQUENCE, _JOB, _ARGUMENT, _COUNT, _PARKED = 0, 8, 16, 24, 32
 _LINE = 64
 _LOCK, _DONE = 0, 128
+# In the lock's line: until when (ns) jobs run on one thread, as the others had no core; and for how long that was.
+_UNTIL, _PAUSE = 8, 16
 _FIRST = 256  # two lines each: neighbouring lines are fetched in pairs, and a barrier has two
 
-# Bytes from a barrier's count to the number of threads that sleep at it, a line of its own; and to the word that says
-# that the job shall end, beside the count, whose line threads read at every step anyhow.
-_SLEEPERS, STOP = 64, 8
-_FOR_GOOD = 1 << 48  # arrivals: more than there are steps
+# Words of a barrier, bytes from its count. In the count's line, which threads read at every step anyhow: whether the
+# job shall end, and the number of arrivals from which on thread 0 works alone. In a line of their own: how many sleep,
+# when the job began and for how long thread 0 has waited, in nanoseconds.
+STOP, _ALONE, _SLEEPERS, _BEGUN, _WAITED = 8, 16, 64, 72, 80
 BARRIER_BYTES = 128
+_FOR_GOOD = 1 << 48  # arrivals: more than there are steps
 # Looks before sleeping: about 50 us at a barrier, 250 us at the mailbox. Waking a sleeper takes 5 to 35 us.
 _SPINS_AT_BARRIER, _SPINS_AT_MAILBOX = 2_000, 10_000
+_SPINS_UNNOTED = 200  # 5 us; a longer wait is timed
+
+# Below this wait of thread 0 in a job nothing is concluded: waking parked workers takes a tenth of it.
+_PATIENCE = 500_000
+# How long jobs then run on one thread, in nanoseconds: doubled as long as trying again shows the same. A try costs the
+# scheduler's slice, about 5 ms.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 20_000_000, 1_000_000_000
 
 _MOST_THREADS = 256
 
@@ -82,6 +97,20 @@ def _as_pointer(builder, address):
     return pointer(builder, address, _I64)
 
 
+def _emit_clock(builder):
+    """Nanoseconds of a clock that never goes back."""
+    if sys.platform == "win32":
+        now = cgutils.alloca_once(builder, _I64)
+        call(builder, "QueryPerformanceCounter", [now], _I32)
+        return builder.mul(builder.load(now), ir.Constant(_I64, 100))  # of 10 MHz since Windows 10
+    pair = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))
+    call(builder, "clock_gettime", [ir.Constant(_I32, _MONOTONIC), pair], _I32)
+    seconds, nanoseconds = (builder.load(cgutils.gep_inbounds(builder, pair, 0, i)) for i in range(2))
+    return builder.add(builder.mul(seconds, ir.Constant(_I64, 1_000_000_000)), nanoseconds)
+
+
+_MONOTONIC = getattr(time, "CLOCK_MONOTONIC", 0)
+_clock = _atomic("clock", 0, types.intp, _emit_clock)
 _load = _atomic("load", 1, types.intp, lambda b, a: b.load_atomic(_as_pointer(b, a), "seq_cst", 8))
 _add = _atomic("add", 2, types.intp, lambda b, a, v: b.atomic_rmw("add", _as_pointer(b, a), v, "acq_rel"))
 _exchange = _atomic("exchange", 2, types.intp, lambda b, a, v: b.atomic_rmw("xchg", _as_pointer(b, a), v, "seq_cst"))
@@ -174,11 +203,12 @@ def _wake_sleepers(barrier):
 
 
 @helper
-def reset(barrier):
+def reset(barrier, threads):
     """Make a barrier ready for a job, before its threads start."""
-    write_int(barrier, 0)
-    write_int(barrier + STOP, 0)
-    write_int(barrier + _SLEEPERS, 0)
+    for word in (0, STOP, _ALONE, _SLEEPERS, _WAITED):
+        write_int(barrier + word, 0)
+    if threads > 1:
+        write_int(barrier + _BEGUN, _clock())
 
 
 @helper
@@ -194,6 +224,12 @@ def stopped(barrier):
     return True
 
 
+@inlined
+def _wake_sleepers(barrier):
+    if _load(barrier + _SLEEPERS) != 0:
+        _wake(barrier)
+
+
 @helper
 def arrive(barrier):
     """Say that this thread has done its part; wakes whoever sleeps at the barrier (a count, and sleepers beside it)."""
@@ -203,17 +239,21 @@ def arrive(barrier):
 
 @helper
 def await_all(barrier, arrivals):
-    """Wait until ``arrivals`` have been counted since the barrier was zeroed.
+    """Wait until ``arrivals`` have been counted since the barrier was zeroed; returns for how long, if long, in ns.
 
     Spins first: a barrier between two running threads takes 35 ns. Then sleeps: the other thread may wait for this
     very core, and a thread that only yields gets it for a scheduler's slice, milliseconds, at every barrier.
     """
-    count = 0
+    count, since = 0, 0
     while True:
         seen = _load(barrier)
         if seen >= arrivals:
-            return
+            if since != 0:
+                since = _clock() - since
+            return since
         count += 1
+        if count == _SPINS_UNNOTED:
+            since = _clock()
         if count < _SPINS_AT_BARRIER:
             _pause()
         else:
@@ -224,13 +264,50 @@ def await_all(barrier, arrivals):
 
 
 @helper
-def meet(barrier, parties, arrivals):
+def wait(barrier, arrivals, w):
+    """``await_all`` by thread w of a job; what thread 0 waits is noted."""
+    waited = await_all(barrier, arrivals)
+    if w == 0 and waited != 0:
+        write_int(barrier + _WAITED, read_int(barrier + _WAITED) + waited)
+
+
+@helper
+def meet(barrier, parties, arrivals, w):
     """Arrive, and wait for all ``parties``; ``arrivals``: at this barrier so far. Returns the new count."""
     if parties > 1:
         arrivals += parties
         arrive(barrier)
-        await_all(barrier, arrivals)
+        wait(barrier, arrivals, w)
     return arrivals
+
+
+@inlined
+def _better_alone(waited, lasted, threads):
+    """Whether thread 0 does all the work sooner than the others let it do its share: they have no cores.
+
+    The share has taken it ``lasted - waited``; all of it takes ``threads`` times that.
+    """
+    return waited > _PATIENCE and waited > (threads - 1) * (lasted - waited)
+
+
+@helper
+def reconsider(barrier, parties, arrivals, w):
+    """Before arriving at the end of a step: thread 0 decides whether it goes on alone from then on.
+
+    Beside a busy loop on one of two cores, a barrier a step made calls 7 to 20 times as long. Results do not depend on
+    who computes them.
+    """
+    if w == 0 and parties > 1:
+        waited = read_int(barrier + _WAITED)
+        if waited > _PATIENCE and _better_alone(waited, _clock() - read_int(barrier + _BEGUN), parties):
+            write_int(barrier + _ALONE, arrivals + parties)
+
+
+@inlined
+def alone(barrier, arrivals):
+    """Whether, with so many arrivals, thread 0 goes on alone: all threads see it after the same step."""
+    since = _load(barrier + _ALONE)
+    return since != 0 and arrivals >= since
 
 
 @kernel
@@ -267,17 +344,39 @@ def _post(mailbox, job, argument, n):
 
 
 @helper
-def run_job(job, argument, pool, n):
-    """Run a job on n threads, or on one where the pool is busy or n is 1; the job learns how many there are."""
-    if n <= 1 or pool == 0 or _exchange(pool + _LOCK, 1) != 0:
+def run_job(job, argument, pool, n, barrier):
+    """Run a job on n threads, or on one: where n is 1, the pool is busy, or the others lately had no core.
+
+    The job learns how many there are. ``barrier``: where its threads meet, as ``reset`` left it; 0 without one.
+    """
+    if n <= 1 or pool == 0 or _pausing(pool) or _exchange(pool + _LOCK, 1) != 0:
         _call(job, argument, 0, 1)
         return
-    reset(pool + _DONE)
+    begun = _clock()
+    reset(pool + _DONE, 1)
     for w in range(1, n):
         _post(pool + _FIRST + (w - 1) * _LINE, job, argument, n)
     _call(job, argument, 0, n)
-    await_all(pool + _DONE, n - 1)
+    waited = await_all(pool + _DONE, n - 1)
+    given_up = False
+    if barrier != 0:
+        waited += read_int(barrier + _WAITED)
+        given_up = _load(barrier + _ALONE) != 0
+    now = _clock()
+    if given_up or _better_alone(waited, now - begun, n):
+        pause = min(max(2 * read_int(pool + _PAUSE), _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        write_int(pool + _PAUSE, pause)
+        write_int(pool + _UNTIL, now + pause)
+    elif read_int(pool + _PAUSE) != 0 and now - begun > _PATIENCE:
+        write_int(pool + _PAUSE, 0)
+        write_int(pool + _UNTIL, 0)
     _exchange(pool + _LOCK, 0)
+
+
+@inlined
+def _pausing(pool):
+    until = _load(pool + _UNTIL)
+    return until != 0 and _clock() < until
 
 
 @kernel
