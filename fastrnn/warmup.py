@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TextIO
 
 from fastrnn.cells import CELLS
+from fastrnn.cores import usable_cores
 
 __all__ = ["CacheError", "Progress", "Report", "Warmed", "cells_named", "main", "warm"]
 
@@ -132,16 +133,12 @@ def warm(
         raise ValueError(f"processes must be at least 1, got {processes}")
     stages = _STAGES if training else _STAGES[:-1]
     started = time.perf_counter()
-    with _Children(min(len(tasks), processes or _cores())) as children:
+    with _Children(min(len(tasks), processes or usable_cores())) as children:
         folder = children.folder()
         if progress:
             progress.begin(folder, len(tasks) * len(stages))
         kernels = children.run(tasks, stages, progress)
     return Report(folder, tuple(kernels[task] for task in tasks), time.perf_counter() - started)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Child:

@@ -26,8 +26,8 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 from .jit import inlined
 
 __all__ = [
-    "REGISTERS", "VECTOR_BYTES", "fill", "fma", "lanes", "load", "load_part", "sigmoid", "store",
-    "store_part", "tanh", "where_less",
+    "REGISTERS", "VECTOR_BYTES", "fill", "fma", "lanes", "load", "load_part", "processor", "sigmoid",
+    "store", "store_part", "tanh", "where_less",
 ]  # fmt: skip
 
 
@@ -45,6 +45,12 @@ REGISTERS = 16 if VECTOR_BYTES == 32 or ("sse2" in _FEATURES and VECTOR_BYTES ==
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+
+
+def processor() -> str:
+    """The processor that code is made for, and what of it the kernels use."""
+    known = [name for name in ("sse2", "avx2", "fma", "avx512f", "avx512bf16", "neon", "sve") if name in _FEATURES]
+    return f"{llvmlite.binding.get_host_cpu_name()} ({', '.join(known)}), vectors of {VECTOR_BYTES} bytes"
 
 
 class Vector(types.Type):

@@ -27,6 +27,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastrnn.cores import usable_cores
+
 from .jit import helper, inlined, kernel
 from .memory import address_of, aligned_zeros, read_int, write_int
 from .simd import call, pointer
@@ -440,11 +442,7 @@ if hasattr(os, "register_at_fork"):
 atexit.register(_pool.stop)
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-_num_threads = _usable_cores()
+_num_threads = usable_cores()
 
 
 def set_num_threads(n: int) -> None:

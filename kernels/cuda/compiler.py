@@ -8,7 +8,6 @@ where there is a device, and its cache does not look into included files.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastrnn.cores import usable_cores
 from fastrnn.kernels import cache
 
 from . import devices
@@ -142,7 +142,7 @@ def resources_of_each(sources: Iterable[str], arch: str) -> Iterator[dict[str, R
         except CompileError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         yield from pool.map(one, sources)
 
 
