@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrnn import dropout
+from fastrnn import dropout, guards
 from fastrnn.backend import load
 
 __all__ = ["HOST", "Kind", "Place", "place_of"]
@@ -65,7 +65,7 @@ class _Host:
 
     device = "cpu"
     dtypes: tuple[str, ...] = ("float32", "float64")
-    arrays: Any = np
+    arrays: Any = guards.arrays
     plain: type | None = np.ndarray
     side_by_side: bool = False
     _nothing = contextlib.nullcontext()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from fastrnn import guards
 from fastrnn.cells import CELLS
 from fastrnn.sequences import Schedule
 
@@ -72,10 +73,13 @@ class Run:
         rows = total if keep else min(AHEAD_ROWS, total) if ahead else B
         self.size = -(-_FIELDS * _BYTES // 64) * 64
         offsets: dict[str, int] = {}
+        self._gaps: list[tuple[int, int]] = []  # where buffers have guard regions between them
 
         def reserve(name: str, size: int) -> None:
             offsets[name] = self.size
             self.size += -(-size // 64) * 64
+            self._gaps.append((self.size, self.size + guards.GAP))
+            self.size += guards.GAP
 
         reserve("barrier", BARRIER_BYTES)
         scratch = max(TABLE_BYTES * B + AHEAD_ROWS * 8, CHUNK_SCRATCH) // 64 * 64 + 64 + _TILE_SCRATCH
@@ -100,14 +104,18 @@ class Run:
 
     def allocate(self) -> tuple[np.ndarray, int]:
         """Memory for the block and the buffers, and the address where they start."""
-        return aligned(self.size)
+        memory, base = aligned(self.size)
+        if guards.ENABLED:
+            start = base - address_of(memory)
+            guards.watch(memory, *((start + begin, start + end) for begin, end in self._gaps))
+        return memory, base
 
     def borrow(self) -> tuple[np.ndarray, int]:
         """As ``allocate``, for memory that comes back: small pieces are kept for the next call."""
         try:
             return self._spare.pop()  # one operation: no two threads get the same piece
         except IndexError:
-            return aligned(self.size)
+            return self.allocate()
 
     def give_back(self, memory: tuple[np.ndarray, int]) -> None:
         """Return what ``borrow`` gave."""

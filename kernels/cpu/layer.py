@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from fastrnn import guards
 from fastrnn.backend import Backward, Forward
 from fastrnn.cells import Cell
 
@@ -47,6 +48,8 @@ def _launch(kernel: Any, layout: PackedLayout, run: Run, block: int, threads: in
         run_interruptibly(partial(entry, tag, block, mailboxes(threads), threads), block + run.offsets["barrier"])
     else:
         entry(tag, block, mailboxes(threads), threads)
+    if guards.ENABLED:
+        guards.check(f"the {kernel.__name__} kernel of {layout.cell.name}")
 
 
 def pack(

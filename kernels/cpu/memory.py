@@ -18,6 +18,8 @@ from numba.core.imputils import lower_getattr_generic
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import intrinsic, models, register_model
 
+from fastrnn import guards
+
 from .jit import inlined
 from .simd import pointer, prefetch_at
 
@@ -79,6 +81,8 @@ def aligned(size: int, zero: bool = False) -> tuple[np.ndarray, int]:
 
     Keep the array itself as long as the memory is used, not only a view of it.
     """
+    if guards.ENABLED:
+        return _guarded(size, zero)
     size += _ALIGNMENT
     if size < _shelf.smallest:
         raw = (np.zeros if zero else np.empty)(size, np.uint8)
@@ -92,6 +96,15 @@ def aligned(size: int, zero: bool = False) -> tuple[np.ndarray, int]:
         weakref.finalize(owner, _shelf.give, raw).atexit = False
     address = address_of(raw)
     return owner, address + -address % _ALIGNMENT
+
+
+def _guarded(size: int, zero: bool) -> tuple[np.ndarray, int]:
+    memory = np.empty(size + 2 * guards.GAP + _ALIGNMENT, np.uint8)
+    start = guards.GAP + -(address_of(memory) + guards.GAP) % _ALIGNMENT
+    guards.watch(memory, (0, start), (start + size, memory.size))
+    if zero:
+        memory[start : start + size] = 0
+    return memory, address_of(memory) + start
 
 
 def aligned_zeros(count: int, dtype: np.dtype | type) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastrnn import guards
 from fastrnn.cells import Cell
 from fastrnn.sequences import Schedule
 
@@ -59,6 +60,8 @@ class Stepper(Addressed):
         block[_FIRST] = self._first
         self._entry(self._tag, self._address, self._pool, self._threads)
         self._first ^= 1
+        if guards.ENABLED:
+            guards.check(f"a step of {self._layout.cell.name}")
 
     @property
     def state(self) -> tuple[np.ndarray, ...]:
