@@ -21,6 +21,14 @@ def set_threads():
     fastrnn.set_num_threads(before)
 
 
+def pytest_collection_modifyitems(config, items):
+    if "long" in (config.option.markexpr or ""):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_terminal_summary(terminalreporter):
     checks = sys.modules.get("tests.checks")
     if checks is not None and checks.LARGEST_ERRORS:
