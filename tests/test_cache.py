@@ -47,6 +47,22 @@ layer = fastrnn.RNN(3, 4, nonlinearity="relu", seed=0)
 print(layer(np.ones((2, 1, 3), np.float32))[0].tolist())
 """
 
+# A lighter one: no cell, only the kernel that packs weights; it says whether that had to be compiled.
+PACKING = """
+import numpy as np
+import fastrnn
+from numba.core import event
+compiled = event.RecordingListener()
+event.register("numba:compile", compiled)
+layer = fastrnn.RNN(3, 4, seed=0)
+packed = layer.packed_weights(False)[0]
+found = np.sort(np.abs(np.frombuffer(packed.memory.tobytes(), np.uint8)[packed.base - packed.memory.ctypes.data :]
+    [: packed.layout.size // 4 * 4].copy().view(np.float32)))
+for name in ("weight_ih_l0", "weight_hh_l0"):
+    assert np.isin(np.abs(layer.params[name]), found).all()
+print("right,", "compiled" if compiled.buffer else "from the cache")
+"""
+
 
 def run(*names, **environment):
     """Run PROGRAM; return the number of compilations and y by name, as an array."""
@@ -124,6 +140,54 @@ def test_without_a_cache_folder(tmp_path, where):
     with_cache = run_python(SMALL, timeout=300)
     assert run_python(SMALL, timeout=300, **environment[where]) == with_cache
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def files(folder):
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert found
+    return found
+
+
+DAMAGE = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "with one bit turned": lambda data: data[:-100] + bytes([data[-100] ^ 4]) + data[-99:],
+}
+
+
+def pack(before="", **environment):
+    """Run PACKING: whether the kernel had to be compiled. It is right, or the process would not end well."""
+    printed = run_python(before + PACKING, timeout=300, **environment)
+    assert printed in ("right, compiled\n", "right, from the cache\n"), printed
+    return "compiled" in printed
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_are_made_anew(damage, tmp_path):
+    cache = {"FASTRNN_CACHE_DIR": str(tmp_path)}
+    assert pack(**cache) and not pack(**cache)
+    for path in files(tmp_path):
+        path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    assert pack(**cache) and not pack(**cache)
+
+
+def test_another_version_of_numba_compiles_anew(tmp_path):
+    cache = {"FASTRNN_CACHE_DIR": str(tmp_path)}
+    assert pack(**cache)
+    assert pack("import numba; numba.__version__ = '999.0'", **cache)
+    assert not pack(**cache)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+def test_a_full_disk(tmp_path):
+    """Files can be made, but not written: kernels work, and nothing half-written stays."""
+    limited = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+"""
+    for _ in range(2):
+        assert pack(limited, FASTRNN_CACHE_DIR=str(tmp_path))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_read_only_cache_is_still_read(tmp_path):

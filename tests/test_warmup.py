@@ -54,7 +54,7 @@ def run_warmup(*arguments, **variables):
 
 
 def cache_files(folder):
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*.nb[ci]")}
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_next_process_compiles_nothing_and_the_next_warmup_changes_nothing(tmp_path):

@@ -1,8 +1,11 @@
 """Compiling and caching: the one place for Numba's flags, the cache folder and a kernel's entry points.
 
-Numba's disk cache looks only at the file of the function that it compiles: edit a helper elsewhere and callers are
-served stale. So the folder's name carries a hash of every source that can reach a kernel. A folder that cannot be
-written means no cache, never an error.
+The disk cache is our own. Numba's looks only at the file of the function that it compiles: edit a helper elsewhere
+and callers are served stale. It numbers files by an index without a lock, so that two processes can give one name to
+different code. And it fails where a file is damaged or the disk is full. Here the folder's name carries a hash of every
+source that can reach a kernel, a file's name one of all that its code depends on, and the file one of its contents.
+
+A folder that cannot be written means no cache, never an error.
 
 Kernels are specialised by type, not by closing over functions, since Numba caches only the former.
 """
@@ -11,7 +14,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import pickle
 import re
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +25,9 @@ from typing import Any
 import llvmlite.binding as ll
 import numba
 from numba import types
-from numba.core import cgutils, typed_passes, untyped_passes
+from numba.core import cgutils, serialize, typed_passes, untyped_passes
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering
 
@@ -162,13 +167,31 @@ HELPER_OPTIONS: dict[str, Any] = {**_FLAGS, "pipeline_class": _pipeline(_LowerHe
 _KERNEL_OPTIONS: dict[str, Any] = {**_FLAGS, "pipeline_class": _pipeline(_LowerKernel)}
 
 
-class Kernel:
-    """A function that Python calls: no GIL, no exceptions from arithmetic; compiled for a signature at first use.
+class _DiskCache:
+    """What Numba's dispatcher asks of a cache, for one kernel."""
 
-    Each first argument's type (the cell and dtype) has a cache folder of its own. Numba numbers the files in a folder
-    by reading an index and writing it back, without a lock: two processes that compile different cells at once could
-    each give the same name to a different cell's code.
-    """
+    def __init__(self, function: Callable, folder: Path) -> None:
+        self.function, self.folder = function, folder
+
+    def _name(self, signature: Any, codegen: Any) -> str:
+        depends = (signature, codegen.magic_tuple(), numba.__version__, sys.implementation.cache_tag)
+        digest = hashlib.sha256(repr(depends).encode()).hexdigest()[:24]
+        cell = re.sub(r"\W", "_", str(signature[0]))
+        return f"{self.folder.name}/{cell}/{self.function.__module__}.{self.function.__name__}-{digest}"
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """The compile result, or None."""
+        context.refresh()
+        found = cache.read(self._name(signature, context.codegen()))
+        return None if found is None else CompileResult._rebuild(context, *pickle.loads(found))
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        """Keep a compile result, where that can be."""
+        cache.write(self._name(signature, result.codegen), serialize.dumps(result._reduce()))
+
+
+class Kernel:
+    """A function that Python calls: no GIL, no exceptions from arithmetic; compiled for a signature at first use."""
 
     def __init__(self, function: Callable) -> None:
         self.function = function
@@ -184,13 +207,10 @@ class Kernel:
 
     def compiled(self, *signature: types.Type) -> Any:
         """Compile, or load from the cache: Numba's compile result."""
+        dispatcher = numba.njit(**_KERNEL_OPTIONS)(self.function)
         folder = cache_folder()
-        before = numba.config.CACHE_DIR
-        try:
-            numba.config.CACHE_DIR = str(folder / re.sub(r"\W", "_", str(signature[0]))) if folder else ""
-            dispatcher = numba.njit(cache=folder is not None, **_KERNEL_OPTIONS)(self.function)
-        finally:
-            numba.config.CACHE_DIR = before
+        if folder is not None:
+            dispatcher._cache = _DiskCache(self.function, folder)
         dispatcher.compile(signature)
         return dispatcher.overloads[signature]
 
