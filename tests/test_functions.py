@@ -67,7 +67,7 @@ def check_tanh(x):
     assert error[worst] <= 4, (x[worst], found[worst], exact[worst])
     assert largest_drop(found) <= 4 * 2.0**-24
     assert np.all(np.abs(found) <= 1)
-    assert np.array_equal(np.signbit(found), np.signbit(x))
+    assert np.array_equal(np.sign(found), np.sign(x))
     return float(error[worst])
 
 
