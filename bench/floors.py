@@ -11,7 +11,7 @@ from bench.tables import Table
 __all__ = ["add_floors", "floors"]
 
 _SIZES, _ROWS = (128, 256, 512, 1024, 2048), (1, 16, 64, 256)
-_KERNELS = ("cluster", "persistent", "stepwise")
+_KERNELS = ("cluster", "persistent", "split", "stepwise")
 
 
 def add_floors(commands: Any) -> None:
@@ -58,5 +58,7 @@ def floors(cell: str, dtype: str, precision: str, backward: bool, chip: Any) -> 
             row.append(f"{best[kernel][0] * 1e6:.2f}" if kernel in best else "-")
         chosen = found[0][1]
         cut = "" if chosen.shape is None else f", {chosen.shape.units} units, {chosen.blocks} x {chosen.columns} blocks"
+        if chosen.kernel == "split":
+            cut += f", by {chosen.shape.split}"
         table.rows.append([*row, chosen.kernel + cut])
     return table

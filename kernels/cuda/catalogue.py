@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from fastrnn.cells import CELLS, Cell
 
-from .cuts import Chip, Problem
+from .clusters import SIZES
+from .cuts import FIRST_WITH_CLUSTERS, Chip, Problem
 from .layout import ELEMENTS
 from .plan import candidates
-from .units import dropout, persistent, stepwise, sums
+from .units import clusters, dropout, persistent, stepwise, sums
 
 __all__ = ["Unit", "every_unit"]
 
@@ -31,6 +32,8 @@ class Unit(NamedTuple):
 def every_unit(capability: int = 90, sizes: Sequence[int] = (100, 512, 1024)) -> Iterator[Unit]:
     """Units for a compute capability: those that do not depend on sizes, and what runs 16 rows of H units each."""
     chip = Chip(132, 227 * 1024, capability)
+    if capability >= FIRST_WITH_CLUSTERS:
+        yield Unit("clusters", clusters(SIZES), {f"cluster_{size}": 0 for size in SIZES})
     for dtype in ELEMENTS:
         yield Unit(f"sums {dtype}", sums(dtype), {"sum_rows": 0})
         yield Unit(f"dropout {dtype}", dropout(dtype), {"apply_mask": 0})

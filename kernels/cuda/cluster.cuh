@@ -5,34 +5,63 @@
 namespace fastrnn {
 
 // Through the shared memory of a cluster: every block has all rows whole. A block first collects its own units of them,
-// then copies these to the others, 16 bytes at a time.
+// then sends these to the others, 16 bytes at a time. Each of its buffers has an mbarrier that counts what arrives, and a
+// block waits for its own alone: nobody waits until all have read.
+//
+// Why a block that is a step ahead writes over nothing that another still reads. Let S send what is published as the k-th
+// thing in a buffer of R. What lay there was published as the j-th, j < k - 1, as no buffer is used twice in a row. S has
+// waited for the k-1st from everyone, so from R too; R sent its share after the barrier with which publish begins, and at
+// that barrier all of R's threads had read the j-th. So R's reads come before S's stores. For the same reason what arrives
+// is counted in the right phase: R waited for the j-th before it published anything later, so its phase was over. It takes
+// blocks that all have something to send: those without units (H leaves some over) neither send nor receive.
 template <class T, class S> struct ClusterExchange {
-    static constexpr int V = 16 / int(sizeof(T));
-    T* rows_at;
+    static constexpr int V = 16 / int(sizeof(T)), BUFFERS = 3;
+    u64* arrived;  // an mbarrier for each buffer; the rows follow
     int H, pitch, second_pitch, most_rows;
+    u32 parities = 0;  // a bit for each buffer: of the phase that is awaited next
 
     // Bytes of a row: 64 more than a multiple of 128, so that neighbouring rows lie in different banks.
     static DEVICE int pitch_of(int width) { return ((width * int(sizeof(T)) + 127) / 128 * 128 + 64) / int(sizeof(T)); }
 
     DEVICE ClusterExchange(const Args<T>& a, SumOf<T>* memory, int width, int second_width)
-        : rows_at(reinterpret_cast<T*>(memory)), H(a.H), pitch(pitch_of(width)), second_pitch(pitch_of(second_width)),
+        : arrived(reinterpret_cast<u64*>(memory)), H(a.H), pitch(pitch_of(width)), second_pitch(pitch_of(second_width)),
           most_rows(rows_of_column(a.B)) {}
 
+    static DEVICE int first_unit() { return int(blockIdx.x) * S::UNITS; }
+
+    // Of this block.
+    DEVICE int units() const { return H - first_unit() < S::UNITS ? H - first_unit() : S::UNITS; }
+
     DEVICE T* place(int which, int n) const {
+        T* rows_at = reinterpret_cast<T*>(arrived + 4);
         if (which == SECOND_PHASE) return rows_at + 2 * most_rows * pitch + n * second_pitch;
         return rows_at + (which * most_rows + n) * pitch;
     }
 
-    // The rows that enter, from global memory; and no block writes to another that has not started.
-    template <class F> DEVICE void begin(int which, int rows, F global) {
+    // No block sends to another that has not started.
+    DEVICE void begin() {
+        if (threadIdx.x < BUFFERS) mbarrier_init(arrived + threadIdx.x, 1);
+        cluster_barrier();
+    }
+
+    // From global memory, as a phase in which nothing is sent.
+    template <class F> DEVICE void enter(int which, int rows, F global) {
+        if (threadIdx.x == 0) mbarrier_expect(arrived + which, 0);
         for (int i = threadIdx.x; i < rows * (H / V); i += S::THREADS) {
             const int n = i / (H / V), k = i % (H / V) * V;
             *reinterpret_cast<uint4*>(place(which, n) + k) = *reinterpret_cast<const uint4*>(global(row_of_column(n)) + k);
         }
-        cluster_barrier();
+        __syncthreads();
     }
 
-    DEVICE void wait() const {}  // publish has
+    DEVICE void wait(int which) {
+        if (units() <= 0) return;
+        SPIN_WHILE(!mbarrier_passed(arrived + which, parities >> which & 1));
+        parities ^= 1u << which;
+    }
+
+    // A block's shared memory must be there as long as others send to it.
+    DEVICE void end(int which) { wait(which); }
 
     template <class F> DEVICE const T* row(int which, int n, F) const { return place(which, n); }
 
@@ -40,15 +69,14 @@ template <class T, class S> struct ClusterExchange {
 
     DEVICE void publish(int which, int rows, int planes) {
         __syncthreads();
-        const int first = blockIdx.x * S::UNITS, units = H - first < S::UNITS ? H - first : S::UNITS;
-        const int vectors = units > 0 ? rows * planes * (units / V) : 0;
-        for (int i = threadIdx.x; i < vectors * (S::CLUSTER - 1); i += S::THREADS) {
-            const int vector = i % vectors, other = (int(blockIdx.x) + 1 + i / vectors) % S::CLUSTER;
-            const int n = vector / (planes * (units / V)), plane = vector / (units / V) % planes;
-            T* mine = place(which, n) + plane * H + first + vector % (units / V) * V;
-            *reinterpret_cast<uint4*>(in_block(mine, u32(other))) = *reinterpret_cast<uint4*>(mine);
+        if (units() <= 0) return;
+        if (threadIdx.x == 0) mbarrier_expect(arrived + which, u32(rows * planes * (H - units()) * int(sizeof(T))));
+        const int own = units() / V, vectors = rows * planes * own, others = (H + S::UNITS - 1) / S::UNITS - 1;
+        for (int i = threadIdx.x; i < vectors * others; i += S::THREADS) {
+            const int vector = i % vectors, n = vector / (planes * own), plane = vector / own % planes;
+            uint4* mine = reinterpret_cast<uint4*>(place(which, n) + plane * H + first_unit() + vector % own * V);
+            send_to_block(mine, *mine, arrived + which, u32(blockIdx.x + 1 + i / vectors) % u32(others + 1));
         }
-        cluster_barrier();
     }
 };
 

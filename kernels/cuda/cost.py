@@ -21,7 +21,7 @@ class Costs(NamedTuple):
 
     clock: float = 1.755e9  # Hz
     grid_barrier: float = 0.8e-6  # from a block's last store to the last block's first load
-    cluster_barrier: float = 0.24e-6
+    cluster_exchange: float = 0.24e-6  # the same within a cluster: that of its barrier
     first_load: float = 0.35e-6  # latency of what another block wrote, from the L2 cache
     pointwise: float = 0.2e-6
     launch: float = 1.3e-6  # from kernel to kernel in a graph
@@ -53,17 +53,22 @@ def _persistent(policy: Policy, shape: Shape, problem: Problem, chip: Chip, cost
     at_once = 8 if shape.tensor else 4
     outputs = sum(_whole(count * shape.units, 16 if shape.tensor else 1) for count in fed)
     if problem.backward:
-        outputs = sum(fed) * _whole(shape.units, 16 if shape.tensor else 1)
+        outputs = sum(fed) * _whole(shape.units * shape.split, 16 if shape.tensor else 1) / shape.split
     product = outputs * problem.H * _whole(rows, at_once) / _rate(problem, shape.tensor, costs, costs.registers)
     exchanged = rows * itemsize * (sum(fed) * problem.H if problem.backward else len(fed) * problem.H)
     each = len(fed) * costs.pointwise
     if policy.kernel == "cluster":
         moved = exchanged * (policy.blocks - 1) / policy.blocks / costs.cluster_bytes / costs.clock
-        return len(fed) * costs.cluster_barrier + moved + product / costs.clock + each
+        return len(fed) * costs.cluster_exchange + moved + product / costs.clock + each
     blocks = policy.blocks * policy.columns * policy.members
-    everyone = exchanged * blocks / chip.multiprocessors / costs.l2_bytes / costs.clock
+    everyone = exchanged / shape.split * blocks / chip.multiprocessors / costs.l2_bytes / costs.clock
     read = max(len(fed) * costs.first_load, everyone)
-    return len(fed) * costs.grid_barrier + read + product / costs.clock + each
+    meeting = 0.0
+    if shape.split > 1:
+        sums = rows * shape.units * (shape.split - 1) * (8 if problem.dtype == "float64" else 4)
+        tiles = -(-rows // shape.rows)
+        meeting = len(fed) * (tiles * costs.cluster_exchange + sums / costs.cluster_bytes / costs.clock)
+    return len(fed) * costs.grid_barrier + read + product / costs.clock + meeting + each
 
 
 def wave(seconds: float, steps: int, layers: int, costs: Costs = HOPPER) -> tuple[int, float]:

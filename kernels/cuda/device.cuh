@@ -85,11 +85,42 @@ DEVICE void cluster_barrier() {
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// The same place in the shared memory of another block of the cluster.
-template <class T> DEVICE T* in_block(T* mine, u32 rank) {
-    T* other;
-    asm("mapa.u64 %0, %1, %2;" : "=l"(other) : "l"(mine), "r"(rank));
-    return other;
+DEVICE u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
+
+// The same place in the shared memory of a block of the cluster.
+DEVICE u32 in_block(const void* mine, u32 rank) {
+    u32 address;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(mine)), "r"(rank));
+    return address;
+}
+
+// An mbarrier lies in shared memory and counts, phase by phase, arrivals and bytes: a phase is over when as many threads
+// have arrived as mbarrier_init says, and as many bytes as these have said they expect. Bytes may come first.
+DEVICE void mbarrier_init(u64* mbarrier, u32 arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(mbarrier)), "r"(arrivals) : "memory");
+}
+
+// This thread arrives at its own block's.
+DEVICE void mbarrier_expect(u64* mbarrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(mbarrier)), "r"(bytes)
+                 : "memory");
+}
+
+// Whether the phase is over that is under way or was the last one, whichever of them has this parity; the first has 0.
+// Then what its bytes brought is seen. May wait a little before it says no.
+DEVICE bool mbarrier_passed(u64* mbarrier, u32 parity) {
+    u32 passed;
+    asm volatile("{\n\t.reg .pred p;\n\t"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\tselp.u32 %0, 1, 0, p;\n\t}"
+                 : "=r"(passed) : "r"(shared_address(mbarrier)), "r"(parity) : "memory");
+    return passed != 0;
+}
+
+// 16 bytes to the same place in a block of the cluster, whose mbarrier counts them when they are there.
+DEVICE void send_to_block(uint4* mine, uint4 v, u64* mbarrier, u32 rank) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                     in_block(mine, rank)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(in_block(mbarrier, rank))
+                 : "memory");
 }
 #endif
 

@@ -19,6 +19,7 @@ __all__ = [
     "architecture",
     "cublas",
     "cublas_library",
+    "driver",
     "nvrtc",
     "require",
 ]
@@ -57,28 +58,33 @@ def require() -> Any:
     return cupy
 
 
-def _driver_cuda() -> int:
-    """The CUDA version that the driver knows, 1000 * major + 10 * minor, once it has found a device."""
+def driver() -> Any:
+    """The driver's own library, past CuPy's binding; raises GPUUnavailable where there is none."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(library)
+        return ctypes.CDLL(library)
     except OSError:
         _missing(
             f"there is no NVIDIA driver ({library} cannot be loaded)",
             'Install the driver of an NVIDIA GPU (in a container: run it with --gpus all), or use device="cpu"',
         )
-    status, count, version = driver.cuInit(0), ctypes.c_int(0), ctypes.c_int(0)
+
+
+def _driver_cuda() -> int:
+    """The CUDA version that the driver knows, 1000 * major + 10 * minor, once it has found a device."""
+    library = driver()
+    status, count, version = library.cuInit(0), ctypes.c_int(0), ctypes.c_int(0)
     if status not in (0, _NO_DEVICE):
         _missing(
             f"the NVIDIA driver does not start (cuInit returns {status})",
             "See whether nvidia-smi works; after an update of the driver, restart the machine",
         )
-    if status or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+    if status or library.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         _missing(
             "the NVIDIA driver finds no device",
             "See what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it",
         )
-    driver.cuDriverGetVersion(ctypes.byref(version))
+    library.cuDriverGetVersion(ctypes.byref(version))
     if version.value // 1000 < _OLDEST_CUDA:
         _missing(
             f"the NVIDIA driver knows CUDA {_version(version.value)}, and CuPy needs {_OLDEST_CUDA}",

@@ -3,10 +3,13 @@
 // Blocks of a column of the grid share the rows r = blockIdx.y, blockIdx.y + gridDim.y, ... and all H units; columns have
 // nothing to do with each other. An exchange has
 //
-//   wait()                     until what the others published before is there
+//   begin()                    before all else
+//   enter(which, rows, global) the elements that enter the first step are there, for so many rows
+//   wait(which)                until what the others published before is there
 //   row(which, n, global)      the elements of the block's n-th row; global(r): where they lie in global memory
 //   give(which, n, k, value)   element k of the n-th row, of this block's units
 //   publish(which, rows, planes)  all given of so many rows, of `planes` times H elements, is there
+//   end(which)                 instead of the wait for what nobody will read
 //
 // `which` is 0 and 1 by turns, so that what is given does not meet what is still read, or SECOND_PHASE.
 #pragma once
@@ -27,10 +30,12 @@ template <class T> struct GridExchange {
 
     DEVICE GridExchange(const Args<T>& a, SumOf<T>*, int, int) : flags(a.flags + i64(blockIdx.y) * gridDim.x) {}
 
-    template <class F> DEVICE void begin(int, int, F) {}
+    DEVICE void begin() const {}
+
+    template <class F> DEVICE void enter(int, int, F) const {}
 
     // Every warp looks for itself, all lanes together.
-    DEVICE void wait() const {
+    DEVICE void wait(int) const {
         for (int i = threadIdx.x % 32; i < int(gridDim.x); i += 32) SPIN_WHILE(load_acquire(flags + i) < turn);
         __syncwarp();
     }
@@ -38,6 +43,8 @@ template <class T> struct GridExchange {
     template <class F> DEVICE const T* row(int, int n, F global) const { return global(row_of_column(n)); }
 
     DEVICE void give(int, int, int, SumOf<T>) {}
+
+    DEVICE void end(int) const {}
 
     DEVICE void publish(int, int, int) {
         __syncthreads();

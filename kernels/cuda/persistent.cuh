@@ -6,6 +6,9 @@
 // nothing to do with each other. A thread is a unit of its block and a part of the product's depth; the parts' sums meet
 // by shuffles in a warp and in shared memory between warps, always in the same order. Then a thread is a unit and a row.
 //
+// Backward reads dz of all slots and units, several times as much as forward. So the blocks of a cluster can share the
+// product of all their units: each takes a part of the depth, reads dz of that alone, and sends the sums on: see split.cuh.
+//
 // Without clusters all blocks must be on the chip at once: launched cooperatively, which refuses a grid that does not fit.
 #pragma once
 #include "exchange.cuh"
@@ -21,26 +24,29 @@ template <class B, int COUNT> struct Members {
 };
 
 // How a kernel is cut. V elements are loaded at a time, ROUNDS times by every thread for a depth of H; TENSOR: 1, products
-// by tensor cores, or 3, each by three; 0 without; CLUSTER: blocks that are one, 0 without.
-template <int V_, int UNITS_, int THREADS_, int ROUNDS_, int TENSOR_, int CLUSTER_> struct Shape {
+// by tensor cores, or 3, each by three; 0 without; CLUSTER: blocks that are one, 0 without; SPLIT: blocks among which the
+// depth of a product is split, 1 without.
+template <int V_, int UNITS_, int THREADS_, int ROUNDS_, int TENSOR_, int CLUSTER_, int SPLIT_> struct Shape {
     static constexpr int V = V_, UNITS = UNITS_, THREADS = THREADS_, ROUNDS = ROUNDS_, TENSOR = TENSOR_, CLUSTER = CLUSTER_;
+    static constexpr int SPLIT = SPLIT_;
     static constexpr bool NEAR = CLUSTER > 0;
     static constexpr int PARTS = THREADS / UNITS, WARPS = THREADS / 32;
-    static constexpr int ROWS = PARTS < 16 ? PARTS : 16;  // a tile's rows, for which sums are kept in shared memory
+    // A tile's rows, for which sums are kept in shared memory; more where a tile takes a meeting of the cluster.
+    static constexpr int MOST_ROWS = SPLIT > 1 ? 32 : 16, ROWS = PARTS < MOST_ROWS ? PARTS : MOST_ROWS;
     static constexpr int AT_ONCE = 4;                     // rows whose sums a thread has in registers
 };
 
 // Weights of OUT outputs of this thread's unit, for its part of a depth of up to DEPTHS * H.
 template <class T, class S, int OUT, int DEPTHS> struct RegisterWeights {
     using A = SumOf<T>;
-    static constexpr int ROUNDS = DEPTHS * S::ROUNDS;
+    static constexpr int ROUNDS = (DEPTHS * S::ROUNDS + S::SPLIT - 1) / S::SPLIT;
     A at[OUT][ROUNDS * S::V];
 
     // Neighbouring parts read neighbouring elements: a warp's loads are contiguous.
     static DEVICE int depth_index(int round) { return (round * S::PARTS + int(threadIdx.x) / S::UNITS) * S::V; }
 
-    // weight(out, unit, k): where it is.
-    template <class F> DEVICE void load(int depth, int units, F weight) {
+    // exists(out, unit): whether there is such an output; weight(out, unit, k): where its weight is.
+    template <class E, class F> DEVICE void load(int depth, E exists, F weight) {
         const int unit = threadIdx.x % S::UNITS;
 #pragma unroll
         for (int round = 0; round < ROUNDS; round++)
@@ -49,7 +55,7 @@ template <class T, class S, int OUT, int DEPTHS> struct RegisterWeights {
                 const int k = depth_index(round) + e;
 #pragma unroll
                 for (int out = 0; out < OUT; out++)
-                    at[out][round * S::V + e] = unit < units && k < depth ? read(weight(out, unit, k)) : A(0);
+                    at[out][round * S::V + e] = exists(out, unit) && k < depth ? read(weight(out, unit, k)) : A(0);
             }
     }
 
@@ -126,7 +132,7 @@ DEVICE void forward_phase(const Args<T>& a, int s, int rows, const W& w, SumOf<T
         const bool active = mine < here && u < a.H;
         ForwardInputs<C, T> in;
         if (active) in = load_forward<C, P, T>(a, s, r, u);
-        if (tile == 0) exchange.wait();
+        if (tile == 0) exchange.wait(from);
         w.multiply(a.H, here, [&](int n) {
             return exchange.row(from, tile + n, [&](int row) {
                 return P == 0 ? entering_h<T>(a, s, row) : operand_row<T>(a, s, row);
@@ -147,7 +153,7 @@ DEVICE void forward_phase(const Args<T>& a, int s, int rows, const W& w, SumOf<T
 template <class C, class S, int P, class T>
 DEVICE void load_forward_weights(const Args<T>& a, Weights<T, S, Fed<C, P>::COUNT, 1>& w) {
     const int first = blockIdx.x * S::UNITS;
-    w.load(a.H, a.H - first, [&](int out, int unit, int k) {
+    w.load(a.H, [&](int, int unit) { return first + unit < a.H; }, [&](int out, int unit, int k) {
         return a.w_hh + (i64(C::template Phase<P>::GATE + out) * a.H + first + unit) * a.H + k;
     });
 }
@@ -162,24 +168,49 @@ template <class C, class S, class T> DEVICE void forward_persistent(const Args<T
     if (C::PHASES == 2) load_forward_weights<C, S, LAST, T>(a, w2);
     constexpr int MOST_OUTPUTS = Fed<C, 0>::COUNT > Fed<C, LAST>::COUNT ? Fed<C, 0>::COUNT : Fed<C, LAST>::COUNT;
     Exchange<T, S> exchange(a, sums + S::WARPS * S::ROWS * MOST_OUTPUTS * S::UNITS, a.H, a.H);
-    exchange.begin(a.first & 1, rows_of_column(alive<T>(a, a.first)), [&](int row) { return entering_h<T>(a, a.first, row); });
-    for (int s = a.first; s < a.last; s++) {
+    exchange.begin();
+    exchange.enter(a.first & 1, rows_of_column(alive<T>(a, a.first)), [&](int row) { return entering_h<T>(a, a.first, row); });
+    int s = a.first;
+    for (; s < a.last; s++) {
         const int rows = rows_of_column(alive<T>(a, s));
-        if (rows <= 0) return;  // of no row of this column is there more
+        if (rows <= 0) break;  // of no row of this column is there more
         forward_phase<C, 0, S, T>(a, s, rows, w, sums, exchange);
         if constexpr (C::PHASES == 2) forward_phase<C, 1, S, T>(a, s, rows, w2, sums, exchange);
     }
+    exchange.end(s & 1);
 }
+
+// Where a block that has all of a product's depth adds up the sums of its warps. The twin of SplitTotals.
+template <class T, class S> struct BlockTotals {
+    const SumOf<T>* sums;
+
+    DEVICE explicit BlockTotals(const SumOf<T>* memory) : sums(memory) {}
+    DEVICE void begin() const {}
+    static DEVICE int part() { return 0; }
+    static DEVICE int first_of(int) { return 0; }
+    static DEVICE int size_of(int depth) { return depth; }
+    DEVICE void meet(int) const { __syncthreads(); }
+    DEVICE SumOf<T> of(int row, int unit) const { return total<S, 1>(sums, row, 0, unit); }
+};
+
+// Through the shared memory of a cluster, in split.cuh, which only units that use it include: it needs sm_90.
+template <class T, class S> struct SplitTotals;
+
+template <class T, class S, bool SPLIT> struct ChosenTotals { using Type = SplitTotals<T, S>; };
+template <class T, class S> struct ChosenTotals<T, S, false> { using Type = BlockTotals<T, S>; };
+template <class T, class S> using Totals = typename ChosenTotals<T, S, (S::SPLIT > 1)>::Type;
 
 // dz of a phase times its weights, for one tile of rows at step s.
 template <class C, int P, class S, class T, class W, class X>
-DEVICE void multiply_dz(const Args<T>& a, int s, int tile, int rows, const W& w, SumOf<T>* sums, X& exchange) {
-    w.multiply(Fed<C, P>::COUNT * a.H, rows, [&](int n) {
-        return exchange.row(P == 0 ? s & 1 : SECOND_PHASE, tile + n, [&](int row) {
+DEVICE void multiply_dz(const Args<T>& a, int s, int tile, int rows, const W& w, SumOf<T>* sums, X& exchange,
+                        Totals<T, S>& totals) {
+    const int depth = Fed<C, P>::COUNT * a.H;
+    w.multiply(totals.size_of(depth), rows, [&](int n) {
+        return totals.first_of(depth) + exchange.row(P == 0 ? s & 1 : SECOND_PHASE, tile + n, [&](int row) {
             return slab_row<C, T>(a, s, row) + C::template Phase<P>::H * a.H;
         });
     }, sums);
-    __syncthreads();
+    totals.meet(rows);
 }
 
 // Hands on what a phase's slots have become, for the n-th row of the block.
@@ -190,12 +221,14 @@ DEVICE void give_dz(const Args<T>& a, int s, int n, int u, const SumOf<T>* slots
         exchange.give(P == 0 ? s & 1 : SECOND_PHASE, n, j * a.H + u, slots[C::template Phase<P>::H + j]);
 }
 
+// Of a block's part of the depth, for the units of its whole cluster where that splits it.
 template <class C, class S, int P, class T>
-DEVICE void load_backward_weights(const Args<T>& a, Weights<T, S, 1, Fed<C, P>::COUNT>& w) {
-    const int first = blockIdx.x * S::UNITS;
-    w.load(Fed<C, P>::COUNT * a.H, a.H - first, [&](int, int unit, int k) {
-        return a.w_hh + (i64(C::template Phase<P>::GATE) * a.H + k) * a.H + first + unit;
-    });
+DEVICE void load_backward_weights(const Args<T>& a, Weights<T, S, S::SPLIT, Fed<C, P>::COUNT>& w) {
+    const int first = (int(blockIdx.x) - Totals<T, S>::part()) * S::UNITS, depth = Fed<C, P>::COUNT * a.H;
+    const T* rows = a.w_hh + (i64(C::template Phase<P>::GATE) * a.H + Totals<T, S>::first_of(depth)) * a.H;
+    const auto place = [&](int block, int unit) { return first + block * S::UNITS + unit; };
+    w.load(Totals<T, S>::size_of(depth), [&](int block, int unit) { return place(block, unit) < a.H; },
+           [&](int block, int unit, int k) { return rows + i64(k) * a.H + place(block, unit); });
 }
 
 // Steps last - 1 down to first, and then what leaves the first step.
@@ -203,12 +236,14 @@ template <class C, class S, class T> DEVICE void backward_persistent(const Args<
     constexpr int LAST = C::PHASES - 1;
     SHARED_MEMORY(SumOf<T>, sums);
     const int unit = threadIdx.x % S::UNITS, mine = threadIdx.x / S::UNITS, u = blockIdx.x * S::UNITS + unit;
-    Weights<T, S, 1, Fed<C, 0>::COUNT> w;
+    Weights<T, S, S::SPLIT, Fed<C, 0>::COUNT> w;
     load_backward_weights<C, S, 0, T>(a, w);
-    Weights<T, S, 1, Fed<C, LAST>::COUNT> w2;
+    Weights<T, S, S::SPLIT, Fed<C, LAST>::COUNT> w2;
     if (C::PHASES == 2) load_backward_weights<C, S, LAST, T>(a, w2);
     Exchange<T, S> exchange(a, sums + S::WARPS * S::ROWS * S::UNITS, Fed<C, 0>::COUNT * a.H, Fed<C, LAST>::COUNT * a.H);
-    exchange.begin(0, 0, [&](int row) { return slab_row<C, T>(a, 0, row); });
+    exchange.begin();
+    Totals<T, S> totals(sums);
+    totals.begin();
     for (int s = a.last - 1; s >= a.first - 1; s--) {
         const int rows = rows_of_column(s < 0 ? a.B : alive<T>(a, s));
         const int going_on = rows_of_column(alive<T>(a, s + 1));
@@ -218,10 +253,10 @@ template <class C, class S, class T> DEVICE void backward_persistent(const Args<
             const int r = row_of_column(tile + mine), with_product = going_on - tile < S::ROWS ? going_on - tile : S::ROWS;
             BackwardInputs<C, T> in;
             if (active) in = load_backward<C, T>(a, s, r, u);
-            if (tile == 0) exchange.wait();
-            multiply_dz<C, 0, S, T>(a, s + 1, tile, with_product, w, sums, exchange);
+            if (tile == 0 && going_on > 0) exchange.wait((s + 1) & 1);
+            multiply_dz<C, 0, S, T>(a, s + 1, tile, with_product, w, sums, exchange, totals);
             if (active) {
-                finish_backward<C, T>(a, s, r, u, in, in.goes_on ? total<S, 1>(sums, mine, 0, unit) : SumOf<T>(0));
+                finish_backward<C, T>(a, s, r, u, in, in.goes_on ? totals.of(mine, unit) : SumOf<T>(0));
                 if (s >= 0) give_dz<C, LAST, T>(a, s, tile + mine, u, in.slots, exchange);
             }
             if (tile + S::ROWS < rows) __syncthreads();
@@ -229,13 +264,13 @@ template <class C, class S, class T> DEVICE void backward_persistent(const Args<
         if (s < 0) return;
         exchange.publish(LAST == 0 ? s & 1 : SECOND_PHASE, rows, Fed<C, LAST>::COUNT);
         if constexpr (C::PHASES == 2) {
-            exchange.wait();
+            exchange.wait(SECOND_PHASE);
             for (int tile = 0; tile < rows; tile += S::ROWS) {
                 const int here = rows - tile < S::ROWS ? rows - tile : S::ROWS;
-                multiply_dz<C, LAST, S, T>(a, s, tile, here, w2, sums, exchange);
+                multiply_dz<C, LAST, S, T>(a, s, tile, here, w2, sums, exchange, totals);
                 if (mine < here && u < a.H) {
                     SumOf<T> slots[C::SLOTS];
-                    gate_backward<C, T>(a, s, row_of_column(tile + mine), u, total<S, 1>(sums, mine, 0, unit), slots);
+                    gate_backward<C, T>(a, s, row_of_column(tile + mine), u, totals.of(mine, unit), slots);
                     give_dz<C, 0, T>(a, s, tile + mine, u, slots, exchange);
                 }
                 if (tile + S::ROWS < rows) __syncthreads();

@@ -13,26 +13,45 @@ from fastrnn.backend import Plan
 from fastrnn.cells import Cell
 
 from . import devices
+from .clusters import at_once
 from .cost import HOPPER, step_seconds, wave
-from .cuts import Chip, Policy, Problem, cuts
+from .cuts import FIRST_WITH_CLUSTERS, Chip, Policy, Problem, cuts
 from .layout import ELEMENTS
 
-__all__ = ["Wave", "candidates", "choose", "current_chip", "forced", "plan", "wavefront"]
+__all__ = ["Wanted", "Wave", "candidates", "choose", "current_chip", "forced", "plan", "wavefront"]
 
 
-# A kernel, and how many walks are to go side by side; None: whatever the model prefers.
-Wanted = tuple[str | None, int | None]
+class Wanted(NamedTuple):
+    """A kernel, how many walks go side by side, sizes of the kernel's shape; None: whatever the model prefers."""
+
+    kernel: str | None = None
+    members: int | None = None
+    shape: tuple[tuple[str, int], ...] = ()
+
+    def cut(self, policy: Policy, problem: Problem) -> bool:
+        """Whether a policy has the kernel and the shape. Forward splits no products."""
+        if self.kernel == "split" and not problem.backward:
+            return policy.kernel == "persistent"
+        sizes = all(getattr(policy.shape, name, None) == size for name, size in self.shape)
+        return self.kernel in (None, policy.kernel) and sizes
+
+    def order(self, policy: Policy, problem: Problem) -> bool:
+        """Whether as many walks go side by side, where there are several."""
+        return self.members in (None, policy.members) or problem.walks == 1
+
+
 _forced: list[Wanted] = []
 
 
 @contextlib.contextmanager
-def forced(kernel: str | None, members: int | None = None) -> Iterator[None]:
-    """Take this policy ("cluster", "persistent" or "stepwise") wherever it is possible, whatever the model says.
+def forced(kernel: str | None, members: int | None = None, **shape: int) -> Iterator[None]:
+    """Take this policy ("cluster", "persistent", "split" or "stepwise") where it is possible, whatever the model says.
 
-    members: so many directions, or layers, walk side by side; 1: one after the other. For tests and measurements; where
-    it is not possible, what the model prefers is taken.
+    members: so many directions, or layers, walk side by side; 1: one after the other. shape: sizes that its cut must
+    have, such as ``units=8`` or ``split=4``. For tests and measurements; where it is not possible, what the model
+    prefers is taken.
     """
-    _forced.append((kernel, members))
+    _forced.append(Wanted(kernel, members, tuple(shape.items())))
     try:
         yield
     finally:
@@ -51,18 +70,17 @@ def choose(
 ) -> Policy:
     """The policy for B rows of H units in each of the walks."""
     problem = Problem(cell.name, dtype, precision, H, B, backward, walks)
-    return _choose(problem, steps > 1, chip, _forced[-1] if _forced else (None, None))
+    return _choose(problem, steps > 1, chip, _forced[-1] if _forced else Wanted())
 
 
 @functools.lru_cache(maxsize=1024)
 def _choose(problem: Problem, several: bool, chip: Chip, wanted: Wanted) -> Policy:
-    kernel, members = wanted
-    if not several and kernel is None:
+    if not several and wanted.kernel is None:
         why = "one step: weights would be loaded onto the chip for a single use"
         return Policy("stepwise", why, members=problem.walks)
     found = candidates(problem, chip)
-    named = [pair for pair in found if kernel in (None, pair[1].kernel)] or found
-    seconds, policy = next((pair for pair in named if members in (None, pair[1].members)), named[0])
+    named = [pair for pair in found if wanted.cut(pair[1], problem)] or found
+    seconds, policy = next((pair for pair in named if wanted.order(pair[1], problem)), named[0])
     others = dict[str, float]()
     for other_seconds, other in found:
         others.setdefault(_called(other, problem), other_seconds)
@@ -103,7 +121,7 @@ def wavefront(
     problem = Problem(cell.name, dtype, precision, H, B, False)
     chunk, seconds = wave(step_seconds(together, problem._replace(walks=layers), chip), steps, layers)
     pays = seconds < layers * (steps * step_seconds(alone, problem, chip) + HOPPER.chunk)
-    wanted = bool(_forced) and _forced[-1][1] == layers
+    wanted = bool(_forced) and _forced[-1].members == layers
     return Wave(together, chunk) if chunk < steps and (pays or wanted) else None
 
 
@@ -137,6 +155,6 @@ def current_chip() -> Chip:
 def _chip(index: int) -> Chip:
     device = devices.require().cuda.Device(index)
     attributes = device.attributes  # asks the driver about a hundred things each time
-    return Chip(
-        attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"], int(device.compute_capability)
-    )
+    shared, capability = attributes["MaxSharedMemoryPerBlockOptin"], int(device.compute_capability)
+    clusters, cooperative = at_once(shared) if capability >= FIRST_WITH_CLUSTERS else ((), False)
+    return Chip(attributes["MultiProcessorCount"], shared, capability, clusters, cooperative)

@@ -42,20 +42,24 @@ template <> struct Operand<float> {
 // The order of the depth does not matter as long as both operands have the same. So a lane takes 16 neighbouring bytes of
 // either as the elements that the instruction would have it gather from all over: every load is one of 16 bytes.
 //
-// SPLIT ("3xtf32"): a number is the sum of two of TF32, and of the four products of their parts the smallest is left out.
+// IN_TWO ("3xtf32"): a number is the sum of two of TF32, and of the four products of their parts the smallest is left out.
 template <class T, class S, int OUT, int DEPTHS> struct TensorWeights {
-    static constexpr bool SPLIT = S::TENSOR == 3;
-    static constexpr int ROUNDS = DEPTHS * S::ROUNDS, V = 16 / int(sizeof(T)), TOGETHER = 4 * V;
+    static constexpr bool IN_TWO = S::TENSOR == 3;
+    static constexpr int ROUNDS = (DEPTHS * S::ROUNDS + S::SPLIT - 1) / S::SPLIT, V = 16 / int(sizeof(T)), TOGETHER = 4 * V;
     static constexpr int OUTPUTS = OUT * S::UNITS, TILES = (OUTPUTS + 15) / 16;
     static constexpr int ROWS_AT_ONCE = 8;
-    u32 at[TILES][ROUNDS][8], rest_at[SPLIT ? TILES : 1][ROUNDS][8];
+    // So many times ROWS_AT_ONCE are loaded before the first is multiplied: where a row has few rounds, a load's latency is
+    // longer than its products. 32 registers at most.
+    static constexpr int MOST_AHEAD = 8 / ROUNDS, GROUPS = (S::ROWS + 7) / 8;
+    static constexpr int AHEAD = MOST_AHEAD < 2 || GROUPS < 2 ? 1 : MOST_AHEAD < GROUPS ? MOST_AHEAD : GROUPS;
+    u32 at[TILES][ROUNDS][8], rest_at[IN_TWO ? TILES : 1][ROUNDS][8];
 
     static DEVICE int depth_index(int round) {
         return (round * S::WARPS + int(threadIdx.x) / 32) * TOGETHER + int(threadIdx.x) % 4 * V;
     }
 
-    // weight(out, unit, k): where it is; depth is a multiple of V.
-    template <class F> DEVICE void load(int depth, int units, F weight) {
+    // As RegisterWeights has it; depth is a multiple of V.
+    template <class E, class F> DEVICE void load(int depth, E exists, F weight) {
         const int g = threadIdx.x % 32 / 4;
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
@@ -68,13 +72,13 @@ template <class T, class S, int OUT, int DEPTHS> struct TensorWeights {
                         const int row = tile * 16 + half * 8 + g, out = row / S::UNITS, unit = row % S::UNITS;
                         const int k = depth_index(round) + word * (V / 4);
                         at[tile][round][2 * word + half] = 0u;
-                        if constexpr (SPLIT) rest_at[tile][round][2 * word + half] = 0u;
-                        if (row >= OUTPUTS || unit >= units || k >= depth) continue;
+                        if constexpr (IN_TWO) rest_at[tile][round][2 * word + half] = 0u;
+                        if (row >= OUTPUTS || k >= depth || !exists(out, unit)) continue;
                         T elements[V / 4];
 #pragma unroll
                         for (int e = 0; e < V / 4; e++) elements[e] = *weight(out, unit, k + e);
                         const u32 rounded = at[tile][round][2 * word + half] = Operand<T>::word(elements);
-                        if constexpr (SPLIT)
+                        if constexpr (IN_TWO)
                             rest_at[tile][round][2 * word + half] = Operand<T>::rest(__float_as_uint(elements[0]), rounded);
                     }
     }
@@ -82,40 +86,62 @@ template <class T, class S, int OUT, int DEPTHS> struct TensorWeights {
     // sums[warp][row][out][unit] for every row of a tile; source(n): its elements.
     template <class F> DEVICE void multiply(int depth, int rows, F source, float* sums) const {
         const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
-        for (int first = 0; first < rows; first += ROWS_AT_ONCE) {
-            const bool exists = first + g < rows;
-            const T* from = source(exists ? first + g : first);
-            float d[TILES][4] = {};
+        for (int begin = 0; begin < rows; begin += AHEAD * ROWS_AT_ONCE) {
+            uint4 ahead[AHEAD][AHEAD > 1 ? ROUNDS : 1];
+            if constexpr (AHEAD > 1) {
 #pragma unroll
-            for (int round = 0; round < ROUNDS; round++) {
-                const int k = depth_index(round);
-                uint4 v = {0, 0, 0, 0};
-                if (exists && k < depth) v = load_exchanged<S::NEAR>(reinterpret_cast<const uint4*>(from + k));
-                const uint4 loaded = v;
-                v = Operand<T>::prepared(v);
-                if constexpr (SPLIT) {
-                    const uint4 rest = Operand<T>::rest(loaded, v);
+                for (int i = 0; i < AHEAD; i++) {
+                    const int n = begin + i * ROWS_AT_ONCE + g;
+                    const T* from = source(n < rows ? n : begin);
 #pragma unroll
-                    for (int tile = 0; tile < TILES; tile++) {
-                        Operand<T>::mma(d[tile], rest_at[tile][round], v.x, v.y);
-                        Operand<T>::mma(d[tile], rest_at[tile][round] + 4, v.z, v.w);
-                        Operand<T>::mma(d[tile], at[tile][round], rest.x, rest.y);
-                        Operand<T>::mma(d[tile], at[tile][round] + 4, rest.z, rest.w);
-                    }
-                }
-#pragma unroll
-                for (int tile = 0; tile < TILES; tile++) {
-                    Operand<T>::mma(d[tile], at[tile][round], v.x, v.y);
-                    Operand<T>::mma(d[tile], at[tile][round] + 4, v.z, v.w);
+                    for (int round = 0; round < ROUNDS; round++) ahead[i][round] = loaded(from, round, depth, n < rows);
                 }
             }
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++)
+            for (int i = 0; i < AHEAD; i++) {
+                const int first = begin + i * ROWS_AT_ONCE;
+                if (first >= rows) continue;
+                const T* from = AHEAD > 1 ? nullptr : source(first + g < rows ? first + g : first);
+                float d[TILES][4] = {};
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int n = first + 2 * t + i % 2, output = tile * 16 + i / 2 * 8 + g;
-                    if (n < rows && output < OUTPUTS) sums[(warp * S::ROWS + n) * OUTPUTS + output] = d[tile][i];
+                for (int round = 0; round < ROUNDS; round++) {
+                    if constexpr (AHEAD > 1) multiply(ahead[i][round], round, d);
+                    else multiply(loaded(from, round, depth, first + g < rows), round, d);
                 }
+#pragma unroll
+                for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int n = first + 2 * t + e % 2, output = tile * 16 + e / 2 * 8 + g;
+                        if (n < rows && output < OUTPUTS) sums[(warp * S::ROWS + n) * OUTPUTS + output] = d[tile][e];
+                    }
+            }
+        }
+    }
+
+    static DEVICE uint4 loaded(const T* from, int round, int depth, bool exists) {
+        const int k = depth_index(round);
+        uint4 v = {0, 0, 0, 0};
+        if (exists && k < depth) v = load_exchanged<S::NEAR>(reinterpret_cast<const uint4*>(from + k));
+        return v;
+    }
+
+    DEVICE void multiply(uint4 loaded, int round, float (&d)[TILES][4]) const {
+        const uint4 v = Operand<T>::prepared(loaded);
+        if constexpr (IN_TWO) {
+            const uint4 rest = Operand<T>::rest(loaded, v);
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                Operand<T>::mma(d[tile], rest_at[tile][round], v.x, v.y);
+                Operand<T>::mma(d[tile], rest_at[tile][round] + 4, v.z, v.w);
+                Operand<T>::mma(d[tile], at[tile][round], rest.x, rest.y);
+                Operand<T>::mma(d[tile], at[tile][round] + 4, rest.z, rest.w);
+            }
+        }
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+            Operand<T>::mma(d[tile], at[tile][round], v.x, v.y);
+            Operand<T>::mma(d[tile], at[tile][round] + 4, v.z, v.w);
         }
     }
 };

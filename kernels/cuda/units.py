@@ -14,7 +14,7 @@ from fastrnn.cells import CELLS
 from .compiler import flatten
 from .layout import ELEMENTS, prologue
 
-__all__ = ["STEP_THREADS", "Shape", "dropout", "persistent", "stepwise", "sums"]
+__all__ = ["STEP_THREADS", "Shape", "clusters", "dropout", "persistent", "stepwise", "sums"]
 
 STEP_THREADS = 256
 
@@ -28,11 +28,12 @@ class Shape(NamedTuple):
     rounds: int
     tensor: int = 0  # 1: products by tensor cores, 3: each by three products; 0 without
     cluster: int = 0  # blocks that are one; 0 without clusters
+    split: int = 1  # blocks, a cluster too, among which the depth of backward's products is split
 
     @property
     def rows(self) -> int:
         """Rows of a tile."""
-        return min(self.threads // self.units, 16)
+        return min(self.threads // self.units, 32 if self.split > 1 else 16)
 
 
 def _unit(name: str | None, dtype: str, files: tuple[str, ...], kernels: str, block: str = "Arguments") -> str:
@@ -42,8 +43,8 @@ def _unit(name: str | None, dtype: str, files: tuple[str, ...], kernels: str, bl
     return prologue(name) + flatten(files, f"namespace fastrnn {{\n{aliases}}}\n{kernels}")
 
 
-def _kernel(name: str, threads: int, body: str, cluster: int = 0, block: str = "Block") -> str:
-    kind, size = ("CLUSTER_KERNEL", f"{threads}, {cluster}") if cluster else ("KERNEL", f"{threads}")
+def _kernel(name: str, threads: int, body: str, cluster: int = 1, block: str = "Block") -> str:
+    kind, size = ("CLUSTER_KERNEL", f"{threads}, {cluster}") if cluster > 1 else ("KERNEL", f"{threads}")
     return f"{kind}({name}, {size}, fastrnn::{block}) {{ using namespace fastrnn; {body} }}\n"
 
 
@@ -71,8 +72,10 @@ def persistent(name: str, dtype: str, shape: Shape, backward: bool, members: int
     call = f"{kernel}_persistent<Cell, Cut, T>"
     calls = [f"if (blockIdx.z == {member}) {call}(a.at[{member}]);" for member in range(members)]
     body = " else ".join(calls) if members > 1 else f"{call}(a.at[0]);"
-    text = f"namespace fastrnn {{ {shaped} }}\n{_kernel(kernel, shape.threads, body, shape.cluster, 'Whole')}"
-    files = ("tensor_cores",) * (shape.tensor > 0) + ("cluster",) * (shape.cluster > 0) + ("persistent",)
+    cluster = shape.cluster or shape.split
+    text = f"namespace fastrnn {{ {shaped} }}\n{_kernel(kernel, shape.threads, body, cluster, 'Whole')}"
+    files = ("tensor_cores",) * (shape.tensor > 0) + ("cluster",) * (shape.cluster > 0)
+    files += ("split",) * (shape.split > 1) + ("persistent",)
     return _unit(name, dtype, files, text)
 
 
@@ -80,6 +83,13 @@ def persistent(name: str, dtype: str, shape: Shape, backward: bool, members: int
 def sums(dtype: str) -> str:
     """sum_rows."""
     return _unit(None, dtype, ("sums",), _kernel("sum_rows", STEP_THREADS, "sum_rows<T>(a);"), "SumArguments")
+
+
+@functools.cache
+def clusters(sizes: tuple[int, ...]) -> str:
+    """cluster_4 and so on, of the sizes: kernels that do nothing, to ask the driver about."""
+    kernels = "".join(_kernel(f"cluster_{size}", STEP_THREADS, "static_cast<void>(a);", size) for size in sizes)
+    return _unit(None, "float32", ("numbers",), kernels, "SumArguments")
 
 
 @functools.cache

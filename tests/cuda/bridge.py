@@ -56,24 +56,24 @@ MULTIPROCESSORS = (4, 8, 20, 40, 132)
 
 
 @contextlib.contextmanager
-def only(policy: str, members: int | None = None) -> Iterator[None]:
+def only(policy: str, members: int | None = None, **shape: int) -> Iterator[None]:
     """Every layer by this policy; one that can't be is an error, and not run by another.
 
-    members: so many directions or layers side by side, where there are several.
+    members: so many directions or layers side by side, where there are several. shape: sizes of the policy's cut.
     """
     choose = plan._choose
 
-    def chosen(problem: Any, several: bool, chip: Any, wanted: str | None) -> Any:
+    def chosen(problem: Any, several: bool, chip: Any, wanted: Any) -> Any:
         for multiprocessors in (chip.multiprocessors,) if GPU else MULTIPROCESSORS:
             smaller = chip._replace(multiprocessors=min(multiprocessors, chip.multiprocessors))
             found = choose(problem, several, smaller, wanted)
-            if found.kernel == policy and (members in (None, found.members) or problem.walks == 1):
+            if wanted.cut(found, problem) and wanted.order(found, problem):
                 return found
         raise AssertionError(f"{problem} runs as {found.kernel}: {found.why}")
 
     plan._choose = chosen
     try:
-        with plan.forced(policy, members):
+        with plan.forced(policy, members, **shape):
             yield
     finally:
         plan._choose = choose

@@ -26,6 +26,7 @@ class Bug(NamedTuple):
     found_by: set[str]
     policy: str = "persistent"
     precision: str = "exact"
+    shape: tuple[tuple[str, int], ...] = ()  # of the policy
 
     def problem(self):
         return Case(**{"T": 3, "B": 18, "H": 40, "dtype": "float32", "bias": self.file == "sums"} | self.case).problem()
@@ -33,6 +34,12 @@ class Bug(NamedTuple):
 
 WHOLE = {"ragged": True, "resets": True, "bidirectional": True}
 LSTM, GRU = {"cell": "lstm"}, {"cell": "gru_reset_before"}
+
+
+def _split(right: str, wrong: str, found_by: set[str]) -> Bug:
+    shape = (("units", 16), ("split", 2))
+    return Bug("split", right, wrong, {"cell": "gru_reset_before"}, found_by, "split", shape=shape)
+
 
 BUGS = {
     # Waiting and telling
@@ -59,21 +66,21 @@ BUGS = {
     ),
     "no wait in forward": Bug(
         "persistent",
-        "        if (tile == 0) exchange.wait();\n        w.multiply(a.H",
+        "        if (tile == 0) exchange.wait(from);\n        w.multiply(a.H",
         "        w.multiply(a.H",
         LSTM,
         {"results", "thread"},
     ),
     "no wait in backward": Bug(
         "persistent",
-        "            if (tile == 0) exchange.wait();\n            multiply_dz<C, 0",
+        "            if (tile == 0 && going_on > 0) exchange.wait((s + 1) & 1);\n            multiply_dz<C, 0",
         "            multiply_dz<C, 0",
         LSTM,
         {"results", "thread"},
     ),
     "no wait for the second phase of backward": Bug(
         "persistent",
-        "            exchange.wait();\n            for (int tile",
+        "            exchange.wait(SECOND_PHASE);\n            for (int tile",
         "            for (int tile",
         GRU,
         {"results", "thread"},
@@ -96,17 +103,74 @@ BUGS = {
         LSTM | {"bidirectional": True},
         {"results", "thread"},
     ),
-    "no barrier before a cluster's copies": Bug(
+    "no barrier before a cluster's messages": Bug(
         "cluster",
-        "        __syncthreads();\n        const int first",
-        "        const int first",
+        "        __syncthreads();\n        if (units()",
+        "        if (units()",
         LSTM,
         {"results", "thread"},
         "cluster",
     ),
-    "no barrier of the cluster": Bug(
-        "cluster", "        cluster_barrier();\n    }\n};", "    }\n};", LSTM, {"results", "thread"}, "cluster"
+    "no barrier of the cluster at its start": Bug(
+        "cluster", "        cluster_barrier();\n", "        __syncthreads();\n", LSTM, {"emulator"}, "cluster"
     ),
+    "no wait for a cluster's messages": Bug(
+        "cluster",
+        "        SPIN_WHILE(!mbarrier_passed(arrived + which, parities >> which & 1));\n",
+        "",
+        LSTM,
+        {"emulator", "thread"},
+        "cluster",
+    ),
+    "a cluster's messages awaited by the other parity": Bug(
+        "cluster",
+        "mbarrier_passed(arrived + which, parities >> which & 1)",
+        "mbarrier_passed(arrived + which, ~parities >> which & 1)",
+        LSTM,
+        {"emulator"},
+        "cluster",
+    ),
+    "a parity that never changes": Bug(
+        "cluster", "        parities ^= 1u << which;\n", "", LSTM, {"emulator"}, "cluster"
+    ),
+    "more bytes expected than a cluster sends": Bug(
+        "cluster", "planes * (H - units()) *", "planes * H *", LSTM, {"emulator"}, "cluster"
+    ),
+    "fewer bytes expected than a cluster sends": Bug(
+        "cluster",
+        "planes * (H - units()) *",
+        "planes * (H - 2 * units()) *",
+        LSTM,
+        {"emulator"},
+        "cluster",
+    ),
+    "one buffer for the steps of a cluster": Bug(
+        "cluster",
+        "rows_at + (which * most_rows + n) * pitch",
+        "rows_at + n * pitch",
+        LSTM,
+        {"results", "thread"},
+        "cluster",
+    ),
+    "a block that returns before its last messages": Bug(
+        "persistent", "    exchange.end(s & 1);\n", "", LSTM, {"emulator"}, "cluster"
+    ),
+    # Products that a cluster splits
+    "no barrier before the sums of a part": _split(
+        "        __syncthreads();\n        if (rows", "        if (rows", {"results", "thread"}
+    ),
+    "no wait for the sums of other parts": _split(
+        "        SPIN_WHILE(!mbarrier_passed(arrived + buffer, turn >> 1 & 1));\n", "", {"emulator", "thread"}
+    ),
+    "the sums of other parts awaited by the turn": _split("turn >> 1 & 1)", "turn & 1)", {"emulator"}),
+    "more sums expected than there are parts": _split("u32(S::SPLIT * rows", "u32((S::SPLIT + 1) * rows", {"emulator"}),
+    "fewer sums expected than there are parts": _split(
+        "u32(S::SPLIT * rows", "u32((S::SPLIT - 1) * rows", {"emulator"}
+    ),
+    "one buffer for the sums of parts": _split(
+        "parts + ((int(buffer) * S::SPLIT", "parts + ((0 * S::SPLIT", {"results", "thread"}
+    ),
+    "a part of the depth twice": _split("part() * share(depth);", "part() / 2 * share(depth);", {"results"}),
     # Bounds
     "a store one element off": Bug(
         "units",

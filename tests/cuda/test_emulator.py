@@ -90,6 +90,53 @@ KERNEL(ping_pong, 1, Arguments) {
     }
 }
 
+// The blocks of a cluster hand 16 bytes a thread around, n times; two buffers by turns, each with an mbarrier.
+template <int PARITY, int BYTES, bool WAITS> DEVICE void around(const Arguments& a) {
+    SHARED_MEMORY(uint4, shared);
+    u64* arrived = reinterpret_cast<u64*>(shared + 2 * blockDim.x);
+    if (threadIdx.x < 2) mbarrier_init(arrived + threadIdx.x, 1);
+    cluster_barrier();
+    uint4 v = {blockIdx.x, threadIdx.x, 0u, 0u};
+    for (int i = 0; i < a.n; ++i) {
+        const int buffer = i & 1;
+        if (threadIdx.x == 0) mbarrier_expect(arrived + buffer, 16 * blockDim.x + BYTES);
+        send_to_block(shared + buffer * blockDim.x + threadIdx.x, v, arrived + buffer, (blockIdx.x + 1) % 4);
+        if (WAITS) SPIN_WHILE(!mbarrier_passed(arrived + buffer, (i >> 1 & 1) ^ PARITY));  // [around]
+        v = shared[buffer * blockDim.x + (threadIdx.x + 1) % blockDim.x];
+        ++v.z;
+        __syncthreads();
+        cluster_barrier();
+    }
+    static_cast<uint4*>(a.output)[blockIdx.x * blockDim.x + threadIdx.x] = v;
+}
+CLUSTER_KERNEL(around_right, 32, 4, Arguments) { around<0, 0, true>(a); }
+CLUSTER_KERNEL(around_other_parity, 32, 4, Arguments) { around<1, 0, true>(a); }
+CLUSTER_KERNEL(around_more_bytes, 32, 4, Arguments) { around<0, 16, true>(a); }
+CLUSTER_KERNEL(around_fewer_bytes, 32, 4, Arguments) { around<0, -16, true>(a); }
+CLUSTER_KERNEL(around_without_wait, 32, 4, Arguments) { around<0, 0, false>(a); }
+
+CLUSTER_KERNEL(sends_to_whom_has_returned, 32, 2, Arguments) {
+    SHARED_MEMORY(uint4, shared);
+    u64* arrived = reinterpret_cast<u64*>(shared + 1);
+    if (threadIdx.x == 0) mbarrier_init(arrived, 1);
+    cluster_barrier();
+    if (blockIdx.x == 0 && threadIdx.x == 0) send_to_block(shared, shared[0], arrived, 1);
+}
+CLUSTER_KERNEL(no_mbarrier, 32, 1, Arguments) {
+    SHARED_MEMORY(u64, shared);
+    mbarrier_expect(shared, 0);
+}
+CLUSTER_KERNEL(mbarrier_twice, 32, 1, Arguments) {
+    SHARED_MEMORY(u64, shared);
+    mbarrier_init(shared, 1);
+}
+CLUSTER_KERNEL(sends_too_far, 32, 1, Arguments) {
+    SHARED_MEMORY(uint4, shared);
+    if (threadIdx.x == 0) mbarrier_init(reinterpret_cast<u64*>(shared), 1);
+    __syncthreads();
+    send_to_block(shared + a.n, shared[0], reinterpret_cast<u64*>(shared), blockIdx.x / 2);
+}
+
 KERNEL(one_thread_stays_away, 64, Arguments) {
     if (threadIdx.x == 5) SPIN_WHILE(load_acquire(a.flags) == 0u);  // [away]
     __syncthreads();  // [barrier]
@@ -249,6 +296,18 @@ def test_waiting_by_flags_alone_is_no_deadlock(schedule):
     assert run("ping_pong", grid=(2,), block=(1,), n=101, schedule=schedule)[0] == 101
 
 
+CLUSTER = {"grid": (8,), "n": 5, "shared": 2 * 32 * 16 + 16}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_messages_within_a_cluster(schedule):
+    out = np.zeros((8, 32, 4), np.uint32)
+    run("around_right", output=out, schedule=schedule, **CLUSTER)
+    block, thread = np.divmod(np.arange(256).reshape(8, 32), 32)
+    assert (out[..., 0] == block // 4 * 4 + (block - 5) % 4).all() and (out[..., 1] == (thread + 5) % 32).all()
+    assert (out[..., 2] == 5).all()
+
+
 def test_half_to_float():
     halves = np.arange(65536, dtype=np.uint16)
     out = np.zeros(65536, np.float32)
@@ -360,6 +419,38 @@ def test_a_deadlock_at_a_barrier():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+def test_bytes_that_never_come(schedule):
+    message = error_of("around_more_bytes", output=np.zeros((8, 32, 4), np.uint32), schedule=schedule, **CLUSTER)
+    assert "deadlock: 256 of 256" in message
+    waits = f"waits in SPIN_WHILE at {line_of('around')} for phase 0"
+    assert f"{waits}, where 0 of 1 arrivals and 16 bytes are missing" in message
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", ["around_other_parity", "around_fewer_bytes"])
+def test_a_phase_that_is_over_too_soon(name, schedule):
+    """Bytes that come too late count for the phase after, which then never has the right number."""
+    out = np.zeros((8, 32, 4), np.uint32)
+    message = error_of(name, output=out, schedule=schedule, **CLUSTER)
+    assert "another phase" in message or "deadlock" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sends_to_whom_has_returned", {"grid": (2,), "schedule": "last first"}, "a block that has returned"),
+        ("around_without_wait", CLUSTER | {"output": np.zeros((8, 32, 4), np.uint32)}, "a block that has returned"),
+        ("no_mbarrier", {}, "no mbarrier was made there"),
+        ("mbarrier_twice", {}, "made twice"),
+        ("sends_too_far", {"n": 2}, "beyond the block's shared memory"),
+        ("sends_too_far", {"n": 1, "grid": (3,)}, "no block of the cluster has that rank"),
+    ],
+)
+def test_misused_messages(name, options, message):
+    assert message in error_of(name, **{"shared": 32} | options)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_divergent_barriers(schedule):
     message = error_of("different_barriers", block=(64,), schedule=schedule)
     assert "divergent barriers" in message
@@ -452,7 +543,7 @@ import numpy as np
 from tests.cuda import emulator
 from tests.cuda.test_emulator import SOURCE, run
 lib = emulator.build(SOURCE, {sanitizer!r})
-out = np.zeros(256, np.int32)
+out = np.zeros(1024, np.int32)
 run({name!r}, lib=lib, output=out, seed=3, **{options!r})
 print("done")
 """
@@ -476,6 +567,7 @@ def reports(sanitizer, name, **options) -> list[str]:
         ("reverse_right", "reverse_without_barrier", BLOCK),
         ("chain_right", "chain_relaxed", TWO_BLOCKS),
         ("warp_right", "warp_without_order", {"shared": 128}),
+        ("around_right", "around_without_wait", CLUSTER | {"n": 1}),
     ],
 )
 def test_thread_sanitizer(right, wrong, options):

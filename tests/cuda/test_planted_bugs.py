@@ -22,7 +22,7 @@ from tests.cuda.planted import BUGS
 bug = BUGS[{name!r}]
 with whole_layers.sources_from({folder!r}):
     try:
-        whole_layers.results(bug.problem(), bug.policy, bug.precision, sanitizer={sanitizer!r})
+        whole_layers.results(bug.problem(), bug.policy, bug.precision, shape=bug.shape, sanitizer={sanitizer!r})
     except (AssertionError, EmulatorError):
         pass  # found by other means, too
 """
@@ -35,7 +35,10 @@ def finds_without_sanitizers(bug, folder):
     for schedule, seed in SCHEDULES if bug.policy != "stepwise" else SCHEDULES[:1]:
         try:
             with np.errstate(all="ignore"), whole_layers.sources_from(folder):
-                got = whole_layers.results(problem, bug.policy, bug.precision, schedule=schedule, seed=seed).named()
+                layer = whole_layers.results(
+                    problem, bug.policy, bug.precision, shape=bug.shape, schedule=schedule, seed=seed
+                )
+                got = layer.named()
         except emulator.EmulatorError:
             found.add("emulator")
             continue

@@ -15,13 +15,15 @@ from tests.cases import Case
 from tests.cuda import whole_layers
 for cell in {cells!r}:
     for policy, precision, members, sizes in {layers!r}:
-        if precision == "tf32" and cell != {cells!r}[-1]:
-            continue  # the products of tensor cores are the same
+        if (precision == "tf32" and cell != {cells!r}[-1]) or (policy == "split" and cell not in {split!r}):
+            continue  # products are the same
         if "peephole" in cell:
             sizes = {{**sizes, "B": min(sizes["B"], 18)}}  # whose sums over rows take a block a row, too
         case = Case(cell, **sizes, dtype="float32", bidirectional=True, resets=True)
         calls = []
         options = {{"multiprocessors": 8, "members": members, "sanitizer": {sanitizer!r}}}
+        if policy == "split":
+            options["shape"] = {{"units": 16, "split": 2}}.items()
         whole_layers.results(case.problem(), policy, precision, calls, **options)
         grids = [call.details["grid"] for call in calls if call.name == "backward"]
         print(cell, policy, precision, max(grids))
@@ -32,7 +34,9 @@ LAYERS_OF_EACH = [
     ("persistent", "exact", 2, {"T": 2, "B": 34, "H": 8, "bias": False}),
     ("persistent", "tf32", 1, {"T": 2, "B": 10, "H": 12, "bias": False}),
     ("cluster", "exact", 2, {"T": 3, "B": 6, "H": 40, "bias": False}),
+    ("split", "exact", 2, {"T": 3, "B": 17, "H": 40, "bias": False}),
 ]
+SPLIT = ("lstm", "gru_reset_before")
 FAMILIES = {kind: [cell for cell, (name, _) in LAYERS.items() if name == kind] for kind in ("RNN", "LSTM", "GRU")}
 
 
@@ -42,15 +46,17 @@ def test_no_report(sanitizer, family):
     reason = emulator.sanitizer_available(sanitizer)
     if reason:
         pytest.skip(reason)
-    printed, reports = emulator.run_sanitized(
-        sanitizer, SCRIPT.format(cells=FAMILIES[family], layers=LAYERS_OF_EACH, sanitizer=sanitizer), timeout=300
-    )
+    script = SCRIPT.format(cells=FAMILIES[family], layers=LAYERS_OF_EACH, split=SPLIT, sanitizer=sanitizer)
+    printed, reports = emulator.run_sanitized(sanitizer, script, timeout=300)
     assert not reports, reports
     # Two blocks for each of both directions, with more tiles than one; by tensor cores two blocks by two columns, one
-    # direction after the other; two clusters of four
+    # direction after the other; two clusters of four; two of two for each direction
     grids = {"stepwise exact": "(1, 1, 1)", "persistent exact": "(2, 1, 2)", "persistent tf32": "(2, 2, 1)"}
-    grids["cluster exact"] = "(4, 1, 2)"
+    grids["cluster exact"] = grids["split exact"] = "(4, 1, 2)"
     expected = [f"{cell} {how} {grid}" for cell in FAMILIES[family] for how, grid in grids.items()]
     assert printed.splitlines() == [
-        line for line in expected if "tf32" not in line or line.startswith(f"{FAMILIES[family][-1]} ")
+        line
+        for line in expected
+        if ("tf32" not in line or line.startswith(f"{FAMILIES[family][-1]} "))
+        and ("split" not in line or line.split()[0] in SPLIT)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,18 @@ def layer_results(problem: Any, precision: str = "exact") -> Results:
 
 def results(
     problem: Any, policy: str, precision: str = "exact", calls: list[stand_in.Call] | None = None,
-    multiprocessors: int = MULTIPROCESSORS, members: int | None = None, **options: Any,
+    multiprocessors: int | None = None, members: int | None = None, shape: Iterable[tuple[str, int]] = (),
+    **options: Any,
 ) -> Results:  # fmt: skip
     """On a stand-in of its own, with few multiprocessors; ``options`` are those of stand_in.install.
 
-    ``calls`` gets what the streams were asked for.
+    ``shape``: what the cut of the policy must have. ``calls`` gets what the streams were asked for.
     """
     with (
-        few_multiprocessors(multiprocessors),
+        few_multiprocessors(MULTIPROCESSORS if multiprocessors is None else multiprocessors),
         stand_in.installed(**options),
         bridge.bridged(),
-        bridge.only(policy, members),
+        bridge.only(policy, members, **dict(shape)),
     ):
         with stand_in.watch() as seen:
             found = layer_results(problem, precision)

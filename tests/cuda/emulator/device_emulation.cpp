@@ -17,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,8 @@ SANITIZER void __tsan_destroy_fiber(void*);
 SANITIZER void __tsan_switch_to_fiber(void*, unsigned);
 SANITIZER void __tsan_acquire(void*);
 SANITIZER void __tsan_release(void*);
+SANITIZER void __tsan_read_range(void*, unsigned long);
+SANITIZER void __tsan_write_range(void*, unsigned long);
 SANITIZER void __sanitizer_start_switch_fiber(void** fake_stack, const void* stack, size_t bytes);
 SANITIZER void __sanitizer_finish_switch_fiber(void* fake_stack, const void** stack, size_t* bytes);
 SANITIZER void __asan_unpoison_memory_region(const volatile void*, size_t);
@@ -37,6 +40,8 @@ namespace {
 enum Schedule { IN_ORDER, LAST_FIRST, RANDOM, ONE_BLOCK_AHEAD };
 
 constexpr unsigned LANES = 32, MOST_WORDS = 16;
+constexpr size_t MOST_MESSAGES = 1 << 20;
+constexpr long long MOST_TRANSACTION_BYTES = (1 << 20) - 1;
 constexpr size_t STACK_BYTES = 128 << 10;  // launch.py has the compiler refuse functions that need too much of it
 
 // One collective of a warp, from its first lane's arrival until its last lane has read.
@@ -47,11 +52,19 @@ struct Collective {
     unsigned values[LANES][MOST_WORDS] = {};
 };
 
+// A barrier in shared memory. Of two phases' orders one is that of the phase under way.
+struct Mbarrier {
+    unsigned arrivals = 0, pending = 0, phase = 0;
+    long long bytes = 0;  // that are still expected; below zero: came before anybody expected them
+    long order[2] = {};
+};
+
 struct Fiber;
+struct Block;
 
 struct Cluster {
     std::vector<Fiber*> fibers;
-    std::vector<unsigned char*> shared;
+    std::vector<Block*> blocks;
     unsigned waiting = 0, returned = 0, barriers = 0;
     const char* where = nullptr;
     long order[2] = {};
@@ -61,6 +74,8 @@ struct Block {
     Cluster* cluster = nullptr;
     std::vector<Fiber*> fibers;
     std::vector<std::deque<Collective>> warps;  // a deque: growing moves nothing that a lane still reads
+    unsigned char* shared = nullptr;
+    std::map<const void*, Mbarrier> mbarriers;
     unsigned waiting = 0, returned = 0, barriers = 0;
     const char* where = nullptr;
     long order[2] = {};  // two: a fast thread may reach the next barrier before a slow one has left this
@@ -72,10 +87,22 @@ struct Fiber : EmulatedThread {
     void* stack_pointer = nullptr;
     char* stack = nullptr;
     const char* where = nullptr;  // what it waits for
+    const Mbarrier* looked_at = nullptr;  // whose phase was not over
     bool returned = false;
     unsigned long long priority = 0;
     void* tsan = nullptr;
     void* fake_stack = nullptr;
+};
+
+// 16 bytes on their way from one block to another.
+struct Message {
+    unsigned char* to;
+    Block* block;
+    Mbarrier* mbarrier;
+    unsigned phase;  // of the mbarrier when it was sent
+    unsigned words[4];
+    const Fiber* from;
+    const char* where;
 };
 
 bool less_urgent(const Fiber* a, const Fiber* b) { return a->priority > b->priority; }
@@ -85,6 +112,8 @@ struct Run {
     const EmulatedLaunch* launch;
     void (*thread)(const void*);
     std::vector<Fiber*> ready, spinning;
+    Message* under_way = nullptr;
+    size_t messages = 0;
     std::string failure;
     unsigned long long random = 1, wakes = 0, progress = 0;
     unsigned blocks = 0, favourite = 0;
@@ -124,6 +153,9 @@ struct Run {
         wake(f);
     }
 
+    void settle(Mbarrier&);
+    void deliver(size_t);
+    bool deliver_some();
     void fibers_until_done();
     void enter(Fiber*);
 };
@@ -219,10 +251,55 @@ char* stacks_for(size_t fibers) {
     return stacks = fresh == MAP_FAILED ? nullptr : static_cast<char*>(fresh);
 }
 
+// Not by new, which ThreadSanitizer would watch: fibers share it.
+Message* messages_of_launches() {
+    static void* memory = mmap(nullptr, MOST_MESSAGES * sizeof(Message), PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return memory == MAP_FAILED ? nullptr : static_cast<Message*>(memory);
+}
+
+void Run::settle(Mbarrier& m) {
+    if (m.pending || m.bytes) return;
+    ++m.phase;
+    m.pending = m.arrivals;
+    ++progress;
+}
+
+// What nobody looked for yet may be anywhere: messages overtake each other, and are as early or late as the schedule is.
+void Run::deliver(size_t i) {
+    std::swap(under_way[i], under_way[--messages]);
+    const Message m = under_way[messages];
+    const char* wrong = nullptr;
+    if (m.block->returned == m.block->fibers.size()) wrong = "sent to a block that has returned";
+    if (m.mbarrier->phase != m.phase) wrong = "arrived in another phase of its mbarrier than it was sent in";
+    if (wrong) failure = std::string(wrong) + ": " + m.where + ", " + name_of(m.from);
+    if (wrong) return;
+    for (int k = 0; k < 4; ++k) reinterpret_cast<unsigned*>(m.to)[k] = m.words[k];
+    m.mbarrier->bytes -= 16;
+    settle(*m.mbarrier);
+}
+
+// Whether there was something to deliver; where threads only wait, until one has something new to see.
+bool Run::deliver_some() {
+    if (!messages) return false;
+    if (launch->schedule == IN_ORDER) {
+        while (messages && failure.empty()) deliver(0);
+    } else if (ready.empty()) {
+        for (const unsigned long long before = progress; messages && failure.empty() && progress == before;)
+            deliver(draw() % messages);
+    } else if (launch->schedule >= RANDOM && draw() % 4 == 0) {
+        deliver(draw() % messages);
+    }
+    return true;
+}
+
 void Run::fibers_until_done() {
     unsigned long long progress_before = ~0ull;
     while (failure.empty()) {
+        const bool delivered = deliver_some();
+        if (!failure.empty()) return;
         if (ready.empty()) {
+            if (delivered && spinning.empty() && messages) continue;
             // Nobody got on since each of them last looked: none ever will.
             if (spinning.empty() || progress == progress_before) return;
             progress_before = progress;
@@ -234,11 +311,17 @@ void Run::fibers_until_done() {
     }
 }
 
+std::string missing(const Mbarrier* m) {
+    if (!m) return "";
+    return " for phase " + std::to_string(m->phase) + ", where " + std::to_string(m->pending) + " of " +
+           std::to_string(m->arrivals) + " arrivals and " + std::to_string(m->bytes) + " bytes are missing";
+}
+
 std::string deadlock(const std::vector<Fiber>& fibers) {
     std::string list;
     unsigned stuck = 0;
     for (const Fiber& f : fibers)
-        if (!f.returned && ++stuck <= 8) list += "\n  " + name_of(&f) + " waits in " + (f.where ? f.where : "its start");
+        if (!f.returned && ++stuck <= 8) list += "\n  " + name_of(&f) + " waits in " + (f.where ? f.where : "its start") + missing(f.looked_at);
     if (!stuck) return "";
     return "deadlock: " + std::to_string(stuck) + " of " + std::to_string(fibers.size()) + " threads wait" + list +
            (stuck > 8 ? "\n  and others" : "");
@@ -276,10 +359,61 @@ extern "C" void emulated_barrier(const char* where) { meet(*self()->home, where)
 
 extern "C" void emulated_cluster_barrier(const char* where) { meet(*self()->home->cluster, where); }
 
-extern "C" void* emulated_in_block(void* mine, unsigned rank, const char* where) {
-    const std::vector<unsigned char*>& shared = self()->home->cluster->shared;
-    if (rank >= shared.size()) emulated_failure("no block of the cluster has that rank", where);
-    return shared[rank] + (static_cast<unsigned char*>(mine) - self()->shared_memory);
+// The offset in shared memory of so many bytes there.
+static size_t shared_offset(const void* p, size_t bytes, const char* where) {
+    const size_t offset = size_t(static_cast<const unsigned char*>(p) - self()->home->shared);
+    if (offset >= run->launch->shared_bytes || offset + bytes > run->launch->shared_bytes)
+        emulated_failure("beyond the block's shared memory", where);
+    if (offset % bytes) emulated_failure("misaligned address", where);
+    return offset;
+}
+
+static Mbarrier& mbarrier_of(Block& block, const void* mine, const char* where) {
+    unsigned char* at = block.shared + shared_offset(mine, 8, where);
+    const auto found = block.mbarriers.find(at);
+    if (found == block.mbarriers.end()) emulated_failure("no mbarrier was made there", where);
+    if (__tsan_read_range) __tsan_read_range(at, 8);
+    return found->second;
+}
+
+extern "C" void emulated_mbarrier_init(void* mbarrier, unsigned arrivals, const char* where) {
+    Block& block = *self()->home;
+    shared_offset(mbarrier, 8, where);
+    if (block.mbarriers.count(mbarrier)) emulated_failure("an mbarrier is made twice", where);
+    if (__tsan_write_range) __tsan_write_range(mbarrier, 8);
+    Mbarrier& m = block.mbarriers[mbarrier];
+    m.arrivals = m.pending = arrivals;
+}
+
+extern "C" void emulated_mbarrier_expect(void* mbarrier, unsigned bytes, const char* where) {
+    Mbarrier& m = mbarrier_of(*self()->home, mbarrier, where);
+    released(&m.order[m.phase & 1]);
+    --m.pending;
+    m.bytes += bytes;
+    if (m.bytes > MOST_TRANSACTION_BYTES) emulated_failure("more bytes than an mbarrier counts", where);
+    run->settle(m);
+}
+
+extern "C" bool emulated_mbarrier_passed(void* mbarrier, unsigned parity, const char* where) {
+    Mbarrier& m = mbarrier_of(*self()->home, mbarrier, where);
+    const bool passed = (m.phase & 1) != parity;
+    self()->looked_at = passed ? nullptr : &m;
+    if (passed) acquired(&m.order[parity]);
+    return passed;
+}
+
+// For ThreadSanitizer the sender writes at once, and the phase in which it does releases that: so a reader must have
+// waited for this phase, and readers of what was there before must have come first.
+extern "C" void emulated_send(void* mine, const unsigned (&words)[4], void* mbarrier, unsigned rank, const char* where) {
+    const std::vector<Block*>& blocks = self()->home->cluster->blocks;
+    if (rank >= blocks.size()) emulated_failure("no block of the cluster has that rank", where);
+    Block& block = *blocks[rank];
+    unsigned char* to = block.shared + shared_offset(mine, 16, where);
+    Mbarrier& m = mbarrier_of(block, mbarrier, where);
+    if (__tsan_write_range) __tsan_write_range(to, 16);
+    released(&m.order[m.phase & 1]);
+    if (run->messages == MOST_MESSAGES) emulated_failure("too many messages on their way", where);
+    run->under_way[run->messages++] = {to, &block, &m, m.phase, {words[0], words[1], words[2], words[3]}, self(), where};
 }
 
 extern "C" bool emulated_spin(bool again, const char* where) {
@@ -358,10 +492,10 @@ std::string launched(const EmulatedLaunch* l, unsigned cluster, void (*thread)(c
     std::vector<Fiber> fibers(size_t(blocks) * threads);
     std::vector<unsigned char*> shared(blocks);
     char* stacks = stacks_for(fibers.size());
-    if (!stacks) return "no address space for the threads' stacks";
+    if (!stacks || !messages_of_launches()) return "no address space for the threads' stacks and messages";
 
     Run state;
-    state.launch = l, state.thread = thread;
+    state.launch = l, state.thread = thread, state.under_way = messages_of_launches();
     run = &state;
     state.random = (l->seed + 1) * 0x9e3779b97f4a7c15ull | 1;
     state.blocks = blocks, state.favourite = unsigned(state.draw() % blocks);
@@ -373,7 +507,8 @@ std::string launched(const EmulatedLaunch* l, unsigned cluster, void (*thread)(c
         memset(shared[b], 0xff, l->shared_bytes);
         resident[b].warps.resize((threads + LANES - 1) / LANES);
         resident[b].cluster = &clusters[b / cluster];
-        clusters[b / cluster].shared.push_back(shared[b]);
+        resident[b].shared = shared[b];
+        clusters[b / cluster].blocks.push_back(&resident[b]);
         for (unsigned t = 0; t < threads; ++t) {
             Fiber& f = fibers[size_t(b) * threads + t];
             f.thread = {t % size.x, t / size.x % size.y, t / size.x / size.y};

@@ -42,8 +42,11 @@ int emulated_launch(const EmulatedLaunch*, const char* name, void (*thread)(cons
 [[noreturn]] void emulated_failure(const char* what, const char* where);
 void emulated_barrier(const char* where);
 void emulated_cluster_barrier(const char* where);
-// The same place in the shared memory of another block of the cluster.
-void* emulated_in_block(void* mine, unsigned rank, const char* where);
+// The mbarriers of shared memory, and 16 bytes on their way to the same place in a block of the cluster.
+void emulated_mbarrier_init(void* mbarrier, unsigned arrivals, const char* where);
+void emulated_mbarrier_expect(void* mbarrier, unsigned bytes, const char* where);
+bool emulated_mbarrier_passed(void* mbarrier, unsigned parity, const char* where);
+void emulated_send(void* mine, const unsigned (&words)[4], void* mbarrier, unsigned rank, const char* where);
 // True if `again`, after others had a turn.
 bool emulated_spin(bool again, const char* where);
 // All lanes of the mask meet and see what each brought: all[lane * words + i]. The one operation behind every
@@ -190,8 +193,16 @@ using u64 = unsigned long long;
 using i64 = long long;
 
 #define cluster_barrier() emulated_cluster_barrier(EMULATED_WHERE("cluster_barrier"))
-template <class T> inline T* in_block(T* mine, u32 rank) {
-    return static_cast<T*>(emulated_in_block(mine, rank, EMULATED_WHERE("in_block")));
+#define mbarrier_init(MBARRIER, ARRIVALS) \
+    emulated_mbarrier_init((MBARRIER), (ARRIVALS), EMULATED_WHERE("mbarrier_init"))
+#define mbarrier_expect(MBARRIER, BYTES) \
+    emulated_mbarrier_expect((MBARRIER), (BYTES), EMULATED_WHERE("mbarrier_expect"))
+#define mbarrier_passed(MBARRIER, PARITY) \
+    emulated_mbarrier_passed((MBARRIER), (PARITY), EMULATED_WHERE("mbarrier_passed"))
+#define send_to_block(MINE, VALUE, MBARRIER, RANK) \
+    emulated_send_vector((MINE), (VALUE), (MBARRIER), (RANK), EMULATED_WHERE("send_to_block"))
+inline void emulated_send_vector(uint4* mine, uint4 v, u64* mbarrier, u32 rank, const char* where) {
+    emulated_send(mine, {v.x, v.y, v.z, v.w}, mbarrier, rank, where);
 }
 
 inline u32 round_to_tf32(u32 bits) {

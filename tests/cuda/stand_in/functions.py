@@ -207,6 +207,12 @@ def funcGetAttribute(attribute: int, f: int) -> int:
     return found[attribute]
 
 
+def cluster_of(f: int) -> int:
+    """Blocks of a cluster of that kernel."""
+    kernel = _Loaded.by_address[f]
+    return kernel.library.cluster(kernel.name)
+
+
 def _attributes(f: int) -> dict[int, int]:
     if f not in _Loaded.by_address:
         raise failure(400, f"{f} is no function")

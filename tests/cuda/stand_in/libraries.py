@@ -218,6 +218,15 @@ class _Driver:
         version._obj.value = device.driverGetVersion()
         return 0
 
+    def cuOccupancyMaxActiveClusters(self, count: Any, function: Any, launch: Any) -> int:
+        blocks = functions.cluster_of(function.value)
+        count._obj.value = device.MULTIPROCESSORS // blocks
+        return 0
+
+    def cuLaunchCooperativeKernel(self, function: Any, *sizes: Any) -> int:
+        assert isinstance(function, ctypes.c_void_p) and isinstance(sizes[7], ctypes.c_void_p), "more than 32 bits"
+        return 0 if functions.cluster_of(function.value) <= sizes[0] else 1
+
 
 class _Blas:
     """libcublas itself, which has nothing against a stream that captures."""
