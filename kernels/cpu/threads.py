@@ -14,6 +14,7 @@ argument block at ``address`` describes.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import platform
 import sys
@@ -400,19 +401,23 @@ class _Pool:
         self.boxes: np.ndarray | None = None
         self.end: Callable[[int], None] | None = None
         self.workers: list[threading.Thread] = []
+        self.closed = False
 
     def address(self, threads: int) -> int:
-        """Address of a pool with at least ``threads - 1`` workers; 0 when none is needed."""
-        if threads <= 1:
+        """Address of a pool with at least ``threads - 1`` workers; 0 when none is needed, or the interpreter ends."""
+        if threads <= 1 or self.closed:
             return 0
         if len(self.workers) < threads - 1:
             with self.lock:
+                if self.closed:
+                    return 0
                 self._grow(threads - 1)
         return address_of(self.boxes)
 
     def _grow(self, workers: int) -> None:
         if self.boxes is None:
             self.boxes = aligned_zeros((_FIRST + _MOST_THREADS * _LINE) // 8, np.int64)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.boxes.base))  # see ``stop``
             self.end = _stop.entry_point(types.intp)  # now, not while the interpreter shuts down
         pool = address_of(self.boxes)
         for w in range(len(self.workers) + 1, workers + 1):
@@ -428,11 +433,16 @@ class _Pool:
         self.__init__()
 
     def stop(self) -> None:
-        """End every worker, so that none runs compiled code while the interpreter unloads it."""
+        """End every worker, so that none runs compiled code while the interpreter unloads it.
+
+        A daemon thread may go on calling layers meanwhile: it gets no workers any more, and what it and a worker that
+        is late still look at is never freed.
+        """
+        with self.lock:
+            self.closed = True
         for w, thread in enumerate(self.workers):
             self.end(address_of(self.boxes) + _FIRST + w * _LINE)
             thread.join(1.0)
-        self.forget()
 
 
 _pool = _Pool()
