@@ -9,10 +9,12 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "fastrnn/__init__.py").read_text(encoding="utf-8"), re.M)
 README = ROOT / "README.md"
 
-TEST = ["pytest>=8", "pytest-benchmark>=4", "hypothesis>=6.100", "onnx>=1.16", "onnxruntime>=1.20"]
-# CuPy and NVRTC compile the CUDA kernels without a GPU or driver; elsewhere those tests are skipped.
+TEST = ["pytest>=8", "pytest-xdist>=3.2", "pytest-benchmark>=4", "hypothesis>=6.100", "onnx>=1.16", "onnxruntime>=1.20"]
+# CuPy and NVRTC compile the CUDA kernels without a GPU or driver, nvdisasm shows what they became; elsewhere those
+# tests are skipped.
 LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
-TEST += [f"{name}{LINUX}" for name in ("cupy-cuda13x>=14", "nvidia-cuda-nvrtc==13.*", "ml_dtypes>=0.5")]
+NVIDIA = ["nvidia-cuda-nvrtc==13.*", "nvidia-cuda-nvdisasm==13.*"]
+TEST += [f"{name}{LINUX}" for name in ("cupy-cuda13x>=14", *NVIDIA, "ml_dtypes>=0.5")]
 BENCH = ["pytest>=8", "pytest-benchmark>=4", "onnx>=1.16", "onnxruntime>=1.20", "rich>=13", "matplotlib>=3.8"]
 
 setup(

@@ -97,8 +97,14 @@ def relative_error(got, want) -> float:
 def note_errors(case, errors, precision=None) -> None:
     """Add to LARGEST_ERRORS, under the case's dtype or another name of its precision."""
     key = case.cell, "bidirectional" if case.bidirectional else "unidirectional", precision or str(case.dtype)
+    keep_largest(key, {WHERE: max(errors)})
+
+
+def keep_largest(key: tuple[str, str, str], errors: dict[str, float]) -> None:
+    """Add to LARGEST_ERRORS what was seen under a key, by where."""
     seen = LARGEST_ERRORS.setdefault(key, {})
-    seen[WHERE] = max(seen.get(WHERE, 0.0), *errors)
+    for where, error in errors.items():
+        seen[where] = max(seen.get(where, 0.0), error)
 
 
 def assert_close(got: Results, want: Results, problem: Problem, tolerance: float | None = None) -> None:

@@ -29,6 +29,26 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in left_out]
 
 
+def pytest_sessionfinish(session):
+    """A worker of pytest-xdist sends what it has seen to the process that prints."""
+    checks = sys.modules.get("tests.checks")
+    output = getattr(session.config, "workeroutput", None)
+    if checks is not None and output is not None:
+        output["largest_errors"], output["found_bugs"] = checks.LARGEST_ERRORS, checks.FOUND_BUGS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """That process adds it to its own, which has run no test."""
+    output = getattr(node, "workeroutput", {})
+    if "largest_errors" in output:
+        from tests import checks
+
+        for key, errors in output["largest_errors"].items():
+            checks.keep_largest(key, errors)
+        checks.FOUND_BUGS.update(output["found_bugs"])
+
+
 def pytest_terminal_summary(terminalreporter):
     checks = sys.modules.get("tests.checks")
     if checks is not None and checks.LARGEST_ERRORS:

@@ -34,3 +34,8 @@ def test_the_quick_start_runs():
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", TEXT))))
 def test_every_link_leads_to_a_file(path):
     assert (ROOT / path).exists()
+
+
+def test_the_command_for_tests_is_the_one_that_checks_the_tree():
+    (command,) = re.findall(r'^pip install -e "\.\[test\]" && (pytest.*)$', TEXT, re.M)
+    assert command in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()

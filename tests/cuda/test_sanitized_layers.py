@@ -38,6 +38,8 @@ LAYERS_OF_EACH = [
 ]
 SPLIT = ("lstm", "gru_reset_before")
 FAMILIES = {kind: [cell for cell, (name, _) in LAYERS.items() if name == kind] for kind in ("RNN", "LSTM", "GRU")}
+# These differ from others of their family in arithmetic alone: who meets whom is the same.
+SAME_MEETINGS = {"rnn_relu", "rnn_sigmoid", "lstm_coupled", "lstm_peephole_coupled"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -46,17 +48,18 @@ def test_no_report(sanitizer, family):
     reason = emulator.sanitizer_available(sanitizer)
     if reason:
         pytest.skip(reason)
-    script = SCRIPT.format(cells=FAMILIES[family], layers=LAYERS_OF_EACH, split=SPLIT, sanitizer=sanitizer)
+    cells = [cell for cell in FAMILIES[family] if sanitizer == "address" or cell not in SAME_MEETINGS]
+    script = SCRIPT.format(cells=cells, layers=LAYERS_OF_EACH, split=SPLIT, sanitizer=sanitizer)
     printed, reports = emulator.run_sanitized(sanitizer, script, timeout=300)
     assert not reports, reports
     # Two blocks for each of both directions, with more tiles than one; by tensor cores two blocks by two columns, one
     # direction after the other; two clusters of four; two of two for each direction
     grids = {"stepwise exact": "(1, 1, 1)", "persistent exact": "(2, 1, 2)", "persistent tf32": "(2, 2, 1)"}
     grids["cluster exact"] = grids["split exact"] = "(4, 1, 2)"
-    expected = [f"{cell} {how} {grid}" for cell in FAMILIES[family] for how, grid in grids.items()]
+    expected = [f"{cell} {how} {grid}" for cell in cells for how, grid in grids.items()]
     assert printed.splitlines() == [
         line
         for line in expected
-        if ("tf32" not in line or line.startswith(f"{FAMILIES[family][-1]} "))
+        if ("tf32" not in line or line.startswith(f"{cells[-1]} "))
         and ("split" not in line or line.split()[0] in SPLIT)
     ]

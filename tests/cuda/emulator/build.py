@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -10,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.cuda.emulator.launch import EmulatorError, Library
@@ -107,7 +108,9 @@ def _compiled(source: str, flags: Sequence[str], included: str) -> Path:
     library = _folder() / f"{digest}.so"
     if library.exists():
         return library
-    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+    with _alone(library.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        if library.exists():
+            return library
         built = Path(scratch) / "built.so"
         done = subprocess.run(
             [COMPILER, *flags, "-x", "c++", "-", "-o", str(built)],
@@ -118,5 +121,15 @@ def _compiled(source: str, flags: Sequence[str], included: str) -> Path:
         )
         if done.returncode:
             raise EmulatorError(f"{COMPILER} refused the source:\n{done.stderr}")
-        built.replace(library)  # at once, for processes that build the same
+        built.replace(library)  # at once, for processes that do not wait
     return library
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time: of several that run tests side by side, the second finds what the first has built."""
+    import fcntl  # not on Windows, where nothing is emulated
+
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
