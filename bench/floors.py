@@ -8,9 +8,9 @@ from typing import Any
 
 from bench.tables import Table
 
-__all__ = ["add_floors", "floors"]
+__all__ = ["ROWS", "SIZES", "add_floors", "floors"]
 
-_SIZES, _ROWS = (128, 256, 512, 1024, 2048), (1, 16, 64, 256)
+SIZES, ROWS = (128, 256, 512, 1024, 2048), (1, 16, 64, 256)
 _KERNELS = ("cluster", "persistent", "split", "stepwise")
 
 
@@ -50,7 +50,7 @@ def floors(cell: str, dtype: str, precision: str, backward: bool, chip: Any) -> 
     way = "backward" if backward else "forward"
     title = f"{cell} {dtype} {way}, {precision}: predicted microseconds a step (model, not measured)"
     table = Table(title, ["H, B", *_KERNELS, "chosen"])
-    for H, B in itertools.product(_SIZES, _ROWS):
+    for H, B in itertools.product(SIZES, ROWS):
         found = candidates(Problem(cell, dtype, precision, H, B, backward), chip)
         best = {policy.kernel: (seconds, policy) for seconds, policy in reversed(found)}
         row = [f"{H}, {B}"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fastrnn.kernels.cuda import devices
-from fastrnn.kernels.cuda.catalogue import every_unit
-from fastrnn.kernels.cuda.compiler import CompileError, Resources, flatten, resources_of_each
+from fastrnn.kernels.cuda.catalogue import Unit, every_unit
+from fastrnn.kernels.cuda.compiler import CompileError, Resources, flatten, of_each, resources
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +17,16 @@ def nvrtc():
         pytest.skip(reason=str(reason))
 
 
+def resources_of_each(sources, arch):
+    """What the kernels of each source take, or why it does not compile."""
+    return of_each(sources, arch, lambda code, log: resources(log))
+
+
 def complaints(units, arch):
-    """What is wrong with units (label, source, {kernel: most bytes of local memory}) on an architecture."""
+    """What is wrong with units on an architecture."""
     units = list(units)
-    for (label, _, limits), found in zip(units, resources_of_each([unit[1] for unit in units], arch), strict=True):
+    for unit, found in zip(units, resources_of_each([unit.source for unit in units], arch), strict=True):
+        label, limits = unit.label, unit.spills
         if isinstance(found, CompileError):
             yield f"{label}: {found}"
             continue
@@ -33,17 +39,33 @@ def complaints(units, arch):
                 yield f"{label}: {kernel} has {local} bytes of local memory, {limits.get(kernel, 0)} allowed: {used}"
 
 
+# The elements and cells that are code of their own: of two 16-bit types one, and each state, phase and peephole.
+APART = {
+    "cells": ("rnn_tanh", "lstm_peephole", "gru_reset_before", "gru_reset_after"),
+    "dtypes": ("float32", "bfloat16"),
+}
+
+
+def units(arch):
+    """What is to compile in tests. `python -m bench kernels` compiles every unit for every architecture."""
+    capability, medium = int(arch[3:]), (512,)
+    if arch != "sm_90":
+        return list(every_unit(capability, medium, **APART))
+    # Each element and cell in one size; what is code of its own in all.
+    found = [*every_unit(capability, medium), *every_unit(capability, **APART)]
+    return list({unit.source: unit for unit in found}.values())
+
+
 @pytest.mark.parametrize("arch", devices.ARCHITECTURES)
 def test_every_kernel_compiles(nvrtc, arch):
-    sizes = {"sizes": (512,)} if arch != "sm_90" else {}  # everything on one architecture, the heaviest on all
-    found = list(complaints(every_unit(int(arch[3:]), **sizes), arch))
+    found = list(complaints(units(arch), arch))
     assert not found, "\n".join(found)
 
 
 def test_labels_and_sources_are_told_apart():
     units = list(every_unit())
-    assert len({label for label, _, _ in units}) == len({source for _, source, _ in units}) == len(units) > 0
-    assert all(limits for _, _, limits in units), "a unit without kernels"
+    assert len({unit.label for unit in units}) == len({unit.source for unit in units}) == len(units) > 0
+    assert all(unit.spills for unit in units), "a unit without kernels"
 
 
 # A kernel with three blocks of memory: 150 values that threads of 64 registers cannot hold, an array that is indexed
@@ -75,8 +97,11 @@ KERNEL(shares, 128, Block) {
 def test_what_is_planted_is_found(nvrtc, arch):
     sources = [flatten(["device"], text) for text in (PLANTED, PLANTED.replace("a.n", "a.m"))]
     names = ["spills", "indexes", "shares"]
-    allowed = [("right", sources[0], dict.fromkeys(names, 10000)), ("none", sources[0], dict.fromkeys(names, 0))]
-    other = [("names", sources[0], {"shares": 0, "absent": 0}), ("wrong", sources[1], dict.fromkeys(names, 0))]
+    allowed = [
+        Unit("right", sources[0], dict.fromkeys(names, 10000)),
+        Unit("none", sources[0], dict.fromkeys(names, 0)),
+    ]
+    other = [Unit("names", sources[0], {"shares": 0, "absent": 0}), Unit("wrong", sources[1], dict.fromkeys(names, 0))]
     assert not list(complaints(allowed[:1], arch))
     found = sorted(complaints(allowed + other, arch))
     begins = ["names: has the kernels ['indexes', 'shares', 'spills']", "names: indexes has 64", "names: spills has"]

@@ -52,7 +52,7 @@ def encoded(source: str, arch: str, defines: Sequence[str]) -> bytes:
 def _decoded(cubin: bytes) -> tuple[str, str, list[str]]:
     if not cubin.startswith(_MAGIC):
         raise failure(200, "this is no code of the stand-in's NVRTC")
-    return tuple(json.loads(cubin[len(_MAGIC) :]))
+    return tuple(json.loads(cubin[len(_MAGIC) :].rstrip(b"\0")))
 
 
 class Module:
