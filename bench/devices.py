@@ -53,7 +53,7 @@ def environment(device: str) -> dict[str, str]:
 
 # -- is it there, and what is it --------------------------------------------------------------------------------
 
-_MAJOR, _MINOR, _MULTIPROCESSORS = 75, 76, 16  # CUdevice_attribute
+_MAJOR, _MINOR, _MULTIPROCESSORS, _SHARED = 75, 76, 16, 97  # CUdevice_attribute
 
 
 def _cuda_driver() -> Any:
@@ -99,6 +99,7 @@ def describe(device: str, load_driver: Callable[[], Any] = _cuda_driver) -> dict
         "memory_bytes": memory.value,
         "compute_capability": f"{attribute(_MAJOR)}.{attribute(_MINOR)}",
         "multiprocessors": attribute(_MULTIPROCESSORS),
+        "shared_bytes": attribute(_SHARED),
         "driver": _driver_release(),
         "driver_cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",
         "packages": _cuda_packages(),

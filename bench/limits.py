@@ -132,14 +132,17 @@ def _level_of(case: Case, limits: dict[str, Any]) -> str:
     return "L3" if case.weight_bytes <= cache["L3"] else "DRAM"
 
 
-def nearer_limit(case: Case, limits: dict[str, Any]) -> tuple[str, float]:
-    """The limit that binds a case, and its time in seconds.
+def nearer_limit(case: Case, limits: dict[str, Any], precision: str | None = None) -> tuple[str, float]:
+    """The limit that binds a case, in its dtype or another precision, and its time in seconds.
 
     Arithmetic: ``"FMA"``, on a GPU ``"GEMM"``, the rate of large products in that precision. Or what has to be moved:
     the level of cache that holds the weights, on a GPU ``"memory"``. What a device was not measured for is no limit.
     """
     level, arithmetic = (_level_of(case, limits), "FMA") if case.device == "cpu" else ("memory", "GEMM")
-    computing = case.flops / limits["flops"].get(case.dtype, float("inf"))
+    rates = limits["flops"]
+    if "tf32" in rates:
+        rates = rates | {"3xtf32": rates["tf32"] / 3}
+    computing = case.flops / rates.get(precision or case.dtype, float("inf"))
     loading = case.streamed_bytes / limits["bytes"][level]
     return (arithmetic, computing) if computing >= loading else (level, loading)
 

@@ -15,6 +15,10 @@ machine.devices has one entry per device beyond the CPU: {"cuda": {name, memory_
 multiprocessors, driver, driver_cuda, packages: {name: version}}}. On cuda the limits are GEMM rates and the memory's
 copying rate ("memory"), and threads are those of the host.
 
+A case on cuda has floors: {"exact", for float32 also "tf32" and "3xtf32": {seconds, policy, calibrated, limit,
+limit_s}}: what the cost model says of the whole case, under the policy that is fastest by it, and whether its
+constants were measured; limit and limit_s as the row's own, in that precision.
+
 compile_s is the first call of our kernels on tiny shapes, in a process of its own: compiling, or loading from
 the cache. floor_s is the time that the nearer ``limit`` allows.
 
@@ -24,7 +28,7 @@ else's), samples, first_call_s, prepare_s, warmup_s, error, tolerance, peak_byte
 peak_bytes is the process's resident memory, on cuda what one variant held of the device's. A rival has fewer blocks
 than others if it was far behind ours, or long.
 
-Files of the first days lack elapsed_s, machine.devices, precision and losses_every (then: all).
+Files of the first days lack floors, elapsed_s, machine.devices, precision and losses_every (then: all).
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from bench import machine
 from bench.cases import Case
 from bench.compiling import compile_kernels, kernel_key
 from bench.devices import DEVICES, LIMITS, limits_key
+from bench.floors import case_floors
 from bench.limits import nearer_limit
 from bench.measure import Budget, time_case
 from bench.peers import OURS, REGISTRY
@@ -184,7 +185,7 @@ class _Measurement:
             progress.advance(2)
         _settle_limits(limits, again, progress)
         for row in filter(stage.holds, results["cases"]):
-            row["limit"], row["floor_s"] = nearer_limit(Case(**row["case"]), limits)
+            row |= self._floors(Case(**row["case"]), limits)
 
     def _with_contenders(self, limits: dict[str, Any]) -> None:
         stage = self.stage
@@ -210,7 +211,6 @@ class _Measurement:
         self.progress.begin(f"{case.cell} {case.T},{case.B},{case.I},{case.H} {case.mode}", effort(case))
         reference.call("save", case=case.to_json(), path=expected)
         entries = time_case(case, contenders, expected, self.plan.budget, OURS)
-        limit, floor = nearer_limit(case, limits)
         self.results["cases"].append(
             {
                 "case": case.to_json(),
@@ -218,8 +218,7 @@ class _Measurement:
                 "compile_s": self.compiled.get(kernel_key(case)),
                 "flops": case.flops,
                 "streamed_bytes": case.streamed_bytes,
-                "limit": limit,
-                "floor_s": floor,
+                **self._floors(case, limits),
                 "entries": entries,
             }
         )
@@ -228,6 +227,14 @@ class _Measurement:
                 self.progress.say(f"{case.key}: {label} {entry['status']}: {entry['why']}")
         self.progress.advance(effort(case))
         self.keep(self.results)
+
+    def _floors(self, case: Case, limits: dict[str, Any]) -> dict[str, Any]:
+        """What of a row depends on the limits."""
+        limit, floor = nearer_limit(case, limits)
+        found = {"limit": limit, "floor_s": floor}
+        if case.device == "cuda":
+            found["floors"] = case_floors(case, self.results["machine"]["devices"]["cuda"], limits)
+        return found
 
     @contextmanager
     def _workers(

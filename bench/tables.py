@@ -100,9 +100,10 @@ def rivals_in(rows: list[dict[str, Any]]) -> list[str]:
     return names
 
 
-def ours(row: dict[str, Any]) -> dict[str, Any] | None:
+def ours(row: dict[str, Any], precision: str = "exact") -> dict[str, Any] | None:
     """Our entry that is compared with rivals: the frozen layer where there is one (rivals pack once, too)."""
-    for label in (f"{OURS} frozen", OURS):
+    more = "" if precision == "exact" else f" {precision}"
+    for label in (f"{OURS} frozen{more}", f"{OURS}{more}"):
         entry = row["entries"].get(label)
         if entry is not None:
             return entry
@@ -129,35 +130,61 @@ def mode_table(about: dict[str, Any], rows: list[dict[str, Any]]) -> Table:
         where += f", {about['threads']} thread{'s' * (about['threads'] > 1)}"
     title = f"{_TITLES[about['mode']]}, {about['dtype']}, {where}"
     columns = ["cell", "T,B,I,H", "frozen" if unfrozen else "fastrnn"] + ["unfrozen"] * unfrozen
-    columns += ["GFLOP/s", "of limit", *(f"vs {name}" for name in rivals), "memory", "compile", "error"]
+    columns += [
+        "GFLOP/s",
+        "of limit",
+        *["floor", "of floor"] * (where == "cuda"),
+        *(f"vs {name}" for name in rivals),
+        "memory",
+        "compile",
+        "error",
+    ]
     table = Table(title, columns)
     for row in rows:
         table.rows.append(_row(row, rivals, unfrozen))
+        reduced = [name for name in ("tf32", "3xtf32") if ours(row, name) is not None]
+        table.rows += [_row(row, rivals, unfrozen, precision) for precision in reduced]
     whom = " as the frozen layer" * unfrozen
     table.notes.append(f"vs: how many times as long the rival takes{whom}, and half the spread between rounds")
     if any(not e.get("native", True) for row in rows for e in row["entries"].values()):
         table.notes.append("* the rival has no such cell: written out in its operations, a loop over time")
+    if where == "cuda":
+        constants = {floor["calibrated"] for row in rows for floor in row.get("floors", {}).values()}
+        if constants:
+            known = "measured" if constants == {True} else "estimated"
+            table.notes.append(f"floor: the model of kernels/cuda/cost.py, by its fastest policy, constants {known}")
+        if any(row[0].endswith("tf32") for row in table.rows):
+            table.notes.append("tf32, 3xtf32: our products, one or three in TF32 for each; a rival's are in its name")
     untimed = {f"fastrnn {e['status']}: {e['why']}" for row in rows if (e := ours(row)) and e["status"] != "timed"}
     table.notes += sorted(untimed)
     return table
 
 
-def _row(row: dict[str, Any], rivals: list[str], unfrozen: bool) -> list[str]:
-    case, mine = row["case"], ours(row)
-    cells = [case["cell"], f"{case['T']},{case['B']},{case['I']},{case['H']}"]
+def _row(row: dict[str, Any], rivals: list[str], unfrozen: bool, precision: str = "exact") -> list[str]:
+    case, mine, on_gpu = row["case"], ours(row, precision), row["case"]["device"] == "cuda"
+    name = case["cell"] if precision == "exact" else f"{case['cell']} {precision}"
+    cells = [name, f"{case['T']},{case['B']},{case['I']},{case['H']}"]
     against = [_against(row["entries"].get(name), mine) for name in rivals]
     if mine is None or mine["status"] != "timed":
         status = "missing" if mine is None else mine["status"]
-        return [*cells, status, *["-"] * (2 + unfrozen), *against, "-", "-", "-"]
+        return [*cells, status, *["-"] * (2 + unfrozen + 2 * on_gpu), *against, "-", "-", "-"]
     cells.append(seconds_text(mine["seconds"]))
     if unfrozen:
-        other = row["entries"].get(f"{OURS} unfrozen", {})
+        other = row["entries"].get(f"{OURS} unfrozen", {}) if precision == "exact" else {}
         cells.append(seconds_text(other["seconds"]) if other.get("status") == "timed" else "-")
     cells.append(f"{row['flops'] / mine['seconds'] / 1e9:.0f}" if mine["seconds"] else "-")
-    cells.append(f"{row['floor_s'] / mine['seconds']:.0%} {row['limit']}")
+    floor = row.get("floors", {}).get(precision)
+    limit, limit_s = (row["limit"], row["floor_s"]) if floor is None else (floor["limit"], floor["limit_s"])
+    cells.append(f"{limit_s / mine['seconds']:.0%} {limit}")
+    if on_gpu:
+        cells += ["-", "-"] if floor is None else [seconds_text(floor["seconds"]), _share(floor, mine)]
     compiled = row.get("compile_s")
     cells += [*against, bytes_text(mine.get("peak_bytes")) or "-"]
     return cells + ["-" if compiled is None else f"{compiled:.1f} s", f"{mine['error']:.0e}"]
+
+
+def _share(floor: dict[str, Any], mine: dict[str, Any]) -> str:
+    return f"{floor['seconds'] / mine['seconds']:.0%} {floor['policy']}"
 
 
 def _against(entry: dict[str, Any] | None, mine: dict[str, Any] | None) -> str:

@@ -46,7 +46,7 @@ class FakeDriver:
         return 0
 
     def cuDeviceGetAttribute(self, value, attribute, device):
-        value._obj.value = {75: 9, 76: 0, 16: 132}[attribute]
+        value._obj.value = {75: 9, 76: 0, 16: 132, 97: 227 << 10}[attribute]
         return 0
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from bench.cases import Case
 from bench.cli import main
-from bench.floors import floors
+from bench.floors import calibrated, case_floors, floors
+from bench.tables import mode_table
 from fastrnn.cells import CELLS
+from fastrnn.kernels.cuda.cost import HOPPER as ESTIMATES
 from fastrnn.kernels.cuda.cuts import Chip, Problem
 from fastrnn.kernels.cuda.plan import candidates
 
@@ -40,6 +43,66 @@ def test_an_older_chip_has_no_clusters_and_no_tensor_cores():
         found = [policy for _, policy in candidates(problem, TURING)]
         assert {policy.kernel for policy in found} <= {"persistent", "stepwise"}
         assert all(policy.shape is None or not policy.shape.tensor for policy in found)
+
+
+ABOUT = {"name": "Fake GPU", "multiprocessors": 132, "compute_capability": "9.0", "shared_bytes": 227 * 1024}
+LIMITS = {"flops": {"float32": 5e13, "tf32": 4e14, "bfloat16": 8e14}, "bytes": {"memory": 3e12}}
+
+
+def test_a_case_is_its_steps_and_the_products_over_all_steps(tmp_path):
+    none = tmp_path / "none.json"
+    forward = Case("lstm", 512, 16, 256, 512, dtype="bfloat16", device="cuda")
+    (floor,) = case_floors(forward, ABOUT, LIMITS, none).values()
+    step, policy = candidates(Problem("lstm", "bfloat16", "exact", 512, 16, False), HOPPER)[0]
+    assert floor["seconds"] == pytest.approx(512 * step + 2 * 512 * 16 * 2048 * 256 / 8e14)
+    assert floor["policy"] == policy.kernel and not floor["calibrated"]
+    training = Case("lstm", 512, 16, 256, 512, mode="training", device="cuda")
+    found = case_floors(training, ABOUT, LIMITS, none)
+    assert list(found) == ["exact", "tf32", "3xtf32"]
+    assert found["exact"]["seconds"] >= found["3xtf32"]["seconds"] >= found["tf32"]["seconds"]
+    for precision, rate in {"exact": 5e13, "tf32": 4e14, "3xtf32": 4e14 / 3}.items():
+        ways = [Problem("lstm", "float32", precision, 512, 16, backward) for backward in (False, True)]
+        steps = sum(candidates(problem, HOPPER)[0][0] for problem in ways)
+        products = 2 * 512 * 16 * 2048 * (3 * 256 + 512) / rate
+        assert found[precision]["seconds"] == pytest.approx(512 * steps + products)
+        assert ", back " in found[precision]["policy"]
+    assert case_floors(Case("lstm", 8, 1, 8, 8, mode="step", device="cuda"), ABOUT, LIMITS, none) == {}
+
+
+def test_measured_constants_come_from_a_file(tmp_path):
+    file = tmp_path / "calibration.json"
+    assert calibrated("Fake GPU", file) == (ESTIMATES, False)
+    file.write_text('{"Fake GPU": {"grid_barrier": 1e-3, "cluster_barrier": 1e-3}, "Other": {"speed": 1}}')
+    assert calibrated("Fake GPU", file) == (ESTIMATES._replace(grid_barrier=1e-3, cluster_barrier=1e-3), True)
+    assert calibrated("Third", file) == (ESTIMATES, False)
+    with pytest.raises(ValueError, match=r"Other.*speed"):
+        calibrated("Other", file)
+    (floor,) = case_floors(Case("lstm", 9, 1, 64, 64, dtype="bfloat16", device="cuda"), ABOUT, LIMITS, file).values()
+    assert floor["calibrated"] and floor["policy"] == "stepwise", "with such barriers nothing else is faster"
+
+
+def test_the_report_shows_floors_and_a_row_for_each_precision(tmp_path):
+    case = Case("lstm", 512, 16, 512, 512, device="cuda")
+    found = case_floors(case, ABOUT, LIMITS, tmp_path / "none.json")
+
+    def timed(seconds):
+        entry = {"status": "timed", "seconds": seconds, "blocks": [seconds] * 3, "error": 1e-6}
+        return entry | {"native": True, "how": "invented", "peak_bytes": 1 << 20}
+
+    entries = {
+        f"fastrnn {v}": timed(2 * found[p]["seconds"]) for v, p in (("frozen", "exact"), ("frozen tf32", "tf32"))
+    }
+    entries |= {"torch fp32": timed(1.0), "torch tf32": timed(0.5)}
+    row = {"case": case.to_json(), "threads": 2, "flops": case.flops, "limit": "GEMM", "floor_s": 1e-3}
+    row |= {"entries": entries, "floors": found}
+    table = mode_table({"device": "cuda", "dtype": "float32", "threads": 2, "mode": "forward"}, [row])
+    exact, tf32 = (dict(zip(table.columns, cells, strict=True)) for cells in table.rows)
+    assert (exact["cell"], tf32["cell"]) == ("lstm", "lstm tf32")
+    assert exact["of floor"] == f"50% {found['exact']['policy']}" and tf32["of floor"].startswith("50% ")
+    assert exact["floor"] != tf32["floor"]
+    assert float(tf32["vs torch tf32"].split()[0]) == pytest.approx(0.25 / found["tf32"]["seconds"], rel=0.01)
+    notes = " ".join(table.notes)
+    assert "constants estimated" in notes and "in TF32 for each" in notes
 
 
 def test_the_command(capsys):

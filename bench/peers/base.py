@@ -43,7 +43,7 @@ class Program:
     how : what in the library does the work, for the table's reader
     lacks : outputs that the library cannot give and that are therefore not checked
     native : False where the library lacks the cell and it is written out in the library's operations
-    precision : what the products are computed in, if that is not the case's dtype: "tf32"
+    precision : what the products are computed in, if that is not the case's dtype: "tf32", "3xtf32"
     timer : how calls are timed; for work on a GPU one with events
     """
 

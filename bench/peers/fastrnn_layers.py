@@ -47,7 +47,10 @@ def _as_tuple(state: Any) -> tuple[np.ndarray, ...]:
 
 
 class FastrnnLayers(Peer):
-    """``frozen`` keeps the packed weights between calls, ``unfrozen`` packs them in every call."""
+    """``frozen`` keeps the packed weights between calls, ``unfrozen`` packs them in every call.
+
+    On a GPU float32 is computed three ways: exact, and as variants of their own in TF32 and 3xTF32.
+    """
 
     name = "fastrnn"
     devices = ("cpu", "cuda")
@@ -71,10 +74,18 @@ class FastrnnLayers(Peer):
     def settings(self) -> dict[str, Any]:
         return {"threads": fastrnn.get_num_threads()}
 
+    def variants_of(self, case: Case) -> tuple[str, ...]:
+        found = super().variants_of(case)
+        if (case.device, case.dtype) != ("cuda", "float32") or case.mode == "step":
+            return found
+        return found + tuple(f"{found[0]} {precision}".strip() for precision in ("tf32", "3xtf32"))
+
     def program(self, case: Case, variant: str) -> Program:
         problem = case.problem()
         layer = make_layer(case, problem.params)
-        if variant == "frozen":
+        precision = next((word for word in variant.split() if word.endswith("tf32")), "exact")
+        layer.precision = precision
+        if variant.startswith("frozen"):
             layer.freeze()
         xp = _array_module(case.device)
         x, dy = xp.asarray(problem.x), xp.asarray(problem.dy)
@@ -108,4 +119,5 @@ class FastrnnLayers(Peer):
 
         run = {"forward": forward, "training": training, "step": step}[case.mode]
         timer = WallTimer() if case.device == "cpu" else cupy_timer()
-        return Program(run, outputs, how=variant or type(layer).__name__, timer=timer)
+        reduced = None if precision == "exact" else precision
+        return Program(run, outputs, how=variant or type(layer).__name__, timer=timer, precision=reduced)
