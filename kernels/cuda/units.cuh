@@ -17,9 +17,13 @@ template <class C, class T> DEVICE Vector<SumOf<T>, C::PEEPHOLES> peephole_of(co
     return p;
 }
 
-// What a phase needs beside the product; loaded before it, so that the loads overlap the wait for other blocks.
+// What a phase needs beside the product; loaded before it, so that the loads overlap the wait for other blocks. That
+// wait empties the first-level cache, so whatever is read after it comes from the second.
 template <class C, class T> struct ForwardInputs {
     SumOf<T> slots[C::SLOTS], h, c;
+    Vector<SumOf<T>, C::PEEPHOLES> p;
+    i64 b;              // where the row lies in the caller's arrays
+    bool goes_on, cut;  // whether the row has a step s + 1, and whether that begins from zero
 };
 
 template <class C, int P, class T> DEVICE ForwardInputs<C, T> load_forward(const Args<T>& a, int s, int r, int u) {
@@ -34,6 +38,12 @@ template <class C, int P, class T> DEVICE ForwardInputs<C, T> load_forward(const
     }
     in.h = read(entering_h<T>(a, s, r) + u);
     in.c = C::STATES == 2 ? entering_c<T>(a, s, r)[u] : SumOf<T>(0);
+    if constexpr (P == C::PHASES - 1) {
+        in.p = peephole_of<C, T>(a, u);
+        in.b = batch_entry<T>(a, r);
+        in.goes_on = r < alive<T>(a, s + 1);
+        in.cut = in.goes_on && cut_before<T>(a, s + 1, r);
+    }
     return in;
 }
 
@@ -49,19 +59,16 @@ DEVICE SumOf<T> finish_forward(const Args<T>& a, int s, int r, int u, ForwardInp
         passed_on = C::gate(in.slots, in.h);
         write(operand_row<T>(a, s, r) + u, passed_on);
     } else {
-        const auto p = peephole_of<C, T>(a, u);
-        const SumOf<T> h = passed_on = C::forward(in.slots, in.h, in.c, p.at);
-        const i64 b = batch_entry<T>(a, r);
-        if (a.y) write(a.y + time_of<T>(a, s, r) * a.y_time + b * a.y_batch + u, h);
-        if (r >= alive<T>(a, s + 1)) {
-            write(a.h_out + b * a.H + u, h);
-            if (C::STATES == 2) write(a.c_out + b * a.H + u, in.c);
-        } else {
-            const bool cut = cut_before<T>(a, s + 1, r);
-            passed_on = cut ? SumOf<T>(0) : h;
+        const SumOf<T> h = passed_on = C::forward(in.slots, in.h, in.c, in.p.at);
+        if (in.goes_on) {  // first what others wait for
+            passed_on = in.cut ? SumOf<T>(0) : h;
             write(entering_h<T>(a, s + 1, r) + u, passed_on);
-            if (C::STATES == 2) entering_c<T>(a, s + 1, r)[u] = cut ? SumOf<T>(0) : in.c;
+            if (C::STATES == 2) entering_c<T>(a, s + 1, r)[u] = in.cut ? SumOf<T>(0) : in.c;
+        } else {
+            write(a.h_out + in.b * a.H + u, h);
+            if (C::STATES == 2) write(a.c_out + in.b * a.H + u, in.c);
         }
+        if (a.y) write(a.y + time_of<T>(a, s, r) * a.y_time + in.b * a.y_batch + u, h);
         if (!a.keep) return passed_on;
     }
 #pragma unroll
@@ -88,6 +95,7 @@ template <class C, class T> DEVICE void enter(const Args<T>& a, int r, int u) {
 // Backward. h_in and c_in are the gradients of the final states, h_out and c_out receive those of the initial ones.
 template <class C, class T> struct BackwardInputs {
     SumOf<T> slots[C::SLOTS], h, c, dy, carry;
+    Vector<SumOf<T>, C::PEEPHOLES> p;
     bool goes_on, cut;  // whether the row has a step s + 1, and whether that began from zero
 };
 
@@ -105,6 +113,7 @@ template <class C, class T> DEVICE BackwardInputs<C, T> load_backward(const Args
     for (int j = 0; j < C::SLOTS; j++) in.slots[j] = read(row + i64(j) * a.H);
     in.h = read(entering_h<T>(a, s, r) + u);
     in.c = C::STATES == 2 ? entering_c<T>(a, s, r)[u] : SumOf<T>(0);
+    in.p = peephole_of<C, T>(a, u);
     in.dy = a.dy ? read(a.dy + time_of<T>(a, s, r) * a.dy_time + b * a.dy_batch + u) : SumOf<T>(0);
     return in;
 }
@@ -123,9 +132,8 @@ DEVICE void finish_backward(const Args<T>& a, int s, int r, int u, BackwardInput
         if (C::STATES == 2) write(a.c_out + b * a.H + u, in.carry);
         return;
     }
-    const auto p = peephole_of<C, T>(a, u);
     Vector<SumOf<T>, C::PEEPHOLES> dp = {};
-    C::backward(in.slots, dh + in.dy, in.carry, in.h, in.c, p.at, dp.at);
+    C::backward(in.slots, dh + in.dy, in.carry, in.h, in.c, in.p.at, dp.at);
 #pragma unroll
     for (int j = 0; j < C::PEEPHOLES; j++) a.d_peephole[(i64(r) * C::PEEPHOLES + j) * a.H + u] += dp.at[j];
     a.carry[i64(r) * a.H + u] = in.carry;
