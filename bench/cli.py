@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench [run] | compare | report | workload | sweep | kernels | floors``."""
+"""The command line: ``python -m bench [run] | compare | report | workload | sweep | kernels | floors | policies``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bench.floors import add_floors
 from bench.kernel_table import add_kernels
 from bench.measure import Budget
 from bench.peers import OURS, REGISTRY, only_on, select
+from bench.policies import add_policies
 from bench.report import PUBLISHED
 from bench.results import Results, ResultsError, load, save
 from bench.run import COMPILE_EFFORT, Plan, effort, execute
@@ -28,7 +29,7 @@ __all__ = ["cells_named", "main", "names_among", "planned_cases", "usable_device
 
 LAST = RESULTS / "local" / "last.json"
 _BY_NAME = ", ".join(name for name, entry in REGISTRY.items() if not entry.auto)
-_COMMANDS = ("run", "compare", "report", "workload", "sweep", "kernels", "floors")
+_COMMANDS = ("run", "compare", "report", "workload", "sweep", "kernels", "floors", "policies")
 
 # A quick run has to fit a minute; a grid has the time to be sure.
 _QUICK = Budget(rounds=5, block_s=0.015, most_s=0.3, extra_rounds=5)
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add_sweep(commands)
     add_kernels(commands)
     add_floors(commands)
+    add_policies(commands)
     return parser
 
 
