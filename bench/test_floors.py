@@ -72,8 +72,8 @@ def test_a_case_is_its_steps_and_the_products_over_all_steps(tmp_path):
 def test_measured_constants_come_from_a_file(tmp_path):
     file = tmp_path / "calibration.json"
     assert calibrated("Fake GPU", file) == (ESTIMATES, False)
-    file.write_text('{"Fake GPU": {"grid_barrier": 1e-3, "cluster_barrier": 1e-3}, "Other": {"speed": 1}}')
-    assert calibrated("Fake GPU", file) == (ESTIMATES._replace(grid_barrier=1e-3, cluster_barrier=1e-3), True)
+    file.write_text('{"Fake GPU": {"grid_barrier": 1e-3, "cluster_exchange": 1e-3}, "Other": {"speed": 1}}')
+    assert calibrated("Fake GPU", file) == (ESTIMATES._replace(grid_barrier=1e-3, cluster_exchange=1e-3), True)
     assert calibrated("Third", file) == (ESTIMATES, False)
     with pytest.raises(ValueError, match=r"Other.*speed"):
         calibrated("Other", file)

@@ -47,7 +47,9 @@ def complaints(unit, loop):
     # The compiler multiplies several rows at once where it has unrolled the loop over them, and never fewer.
     if loop.products < 0.99 * model_products(unit):
         yield f"{loop.products} products, where the model counts {model_products(unit):.0f}"
-    if loop.wide < len(unit.problem.fed) * shape.rounds or (shape.vector > 1 and loop.narrow):
+    depths = unit.problem.fed if unit.problem.backward else [1] * len(unit.problem.fed)
+    loads = sum(-(-depth * shape.rounds // shape.split) for depth in depths)
+    if loop.wide < loads or (shape.vector > 1 and loop.narrow):
         yield f"{loop.wide} loads of 16 bytes of what others wrote, {loop.narrow} narrower ones"
     if shape.cluster and (loop.remote < len(unit.problem.fed) or loop.remote_narrow):
         yield f"{loop.remote} stores of 16 bytes to other blocks, {loop.remote_narrow} narrower ones"
