@@ -20,6 +20,7 @@ __all__ = [
     "dropout",
     "dtype",
     "flag",
+    "fraction",
     "index_rows",
     "integer",
     "kernel_ready",
@@ -69,10 +70,15 @@ def flag(name: str, value: Any) -> bool:
 
 def dropout(value: Any) -> float:
     """A probability, 1 excluded."""
+    return fraction("dropout", value)
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number from 0 on and below 1."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"dropout must be a number with 0 <= dropout < 1, got {value!r}")
+        raise TypeError(f"{name} must be a number with 0 <= {name} < 1, got {value!r}")
     if not 0 <= value < 1:  # also refuses NaN
-        raise ValueError(f"dropout must be a number with 0 <= dropout < 1, got {value!r}")
+        raise ValueError(f"{name} must be a number with 0 <= {name} < 1, got {value!r}")
     return float(value)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
     start: int
     stop: int
     part: int  # layer * directions + direction
-    kind: str
+    kind: str  # "" for what no backend takes as Weights
 
 
 class Layout(tuple[Entry, ...]):
@@ -61,14 +61,26 @@ class Layout(tuple[Entry, ...]):
                 start = entries[-1].stop
         return cls(entries)
 
+    @classmethod
+    def named(cls, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+        """The layout of parameters that are no recurrent layer's, in the order of the mapping; there may be none."""
+        entries: list[Entry] = []
+        start = 0
+        for name, shape in shapes.items():
+            entries.append(Entry(name, shape, start, start + math.prod(shape), 0, ""))
+            start = entries[-1].stop
+        return cls(entries)
+
     @property
     def size(self) -> int:
         """Number of scalars of all parameters."""
-        return self[-1].stop
+        return self[-1].stop if self else 0
 
     @functools.cached_property
     def names(self) -> tuple[tuple[str | None, ...], ...]:
-        """The names of all Weights' arrays, by layer * directions + direction."""
+        """The names of all Weights' arrays, by layer * directions + direction; none but in a recurrent layer."""
+        if not self or not self[0].kind:
+            return ()
         found: list[dict[str, str]] = [{} for _ in range(self[-1].part + 1)]
         for entry in self:
             found[entry.part][entry.kind] = entry.name
@@ -124,7 +136,7 @@ class FlatParameters:
         self.layout = layout
         self.flat = flat
         parts: Any
-        if type(flat) is np.ndarray:
+        if type(flat) is np.ndarray and layout:
             parts = np.ndarray((), layout.record(flat.dtype), flat)
         else:
             parts = {entry.name: flat[entry.start : entry.stop].reshape(entry.shape) for entry in layout}
@@ -140,8 +152,14 @@ class FlatParameters:
     def views(self) -> ParameterDict:
         """Public name -> view, in the flat buffer's order; made when first asked for."""
         if self._views is None:
-            self._views = ParameterDict((e.name, self.weights[e.part][_KINDS.index(e.kind)]) for e in self.layout)
+            self._views = ParameterDict((e.name, self._view(e)) for e in self.layout)
         return self._views
+
+    def _view(self, entry: Entry) -> NDArray[Any]:
+        """The array that backends see, where one does: freezing has to reach it."""
+        if not entry.kind:
+            return cast(NDArray[Any], self._parts[entry.name])
+        return cast(NDArray[Any], self.weights[entry.part][_KINDS.index(entry.kind)])
 
     def arrays(self) -> Iterator[NDArray[Any]]:
         """All arrays that show the buffer."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -14,7 +13,8 @@ from fastrnn import checks, network
 from fastrnn.backend import load
 from fastrnn.cells import CELLS, Cell, cell_for
 from fastrnn.checks import State
-from fastrnn.parameters import FlatParameters, Layout, ParameterDict, initial_values, read_mapping
+from fastrnn.parameters import FlatParameters, Layout, initial_values
+from fastrnn.parametric import Parametric
 from fastrnn.places import HOST, Kind, Place, place_of
 from fastrnn.stream import Stream
 from fastrnn.tape import Gradients, Tape
@@ -55,7 +55,7 @@ def _at(place: Place, function: Callable[..., Result], *arguments: Any) -> Resul
         return function(*arguments)
 
 
-class RecurrentLayer:
+class RecurrentLayer(Parametric):
     """The common part of the layers; use ``fastrnn.RNN``, ``fastrnn.LSTM`` or ``fastrnn.GRU``.
 
     Letters: T steps, B rows of a batch, I = input_size, H = hidden_size, L = num_layers, D = 2 if bidirectional
@@ -230,34 +230,6 @@ class RecurrentLayer:
     # Parameters
 
     @property
-    def flat_params(self) -> NDArray[Any]:
-        """All parameters, one after the other; write into it in place (``flat_params -= step`` does)."""
-        return self._parameters.flat
-
-    @flat_params.setter
-    def flat_params(self, value: NDArray[Any]) -> None:
-        if value is not self._parameters.flat:
-            raise AttributeError("flat_params can't be replaced: write into it, as in layer.flat_params[...] = value")
-
-    @property
-    def params(self) -> ParameterDict:
-        """Name -> array, views of ``flat_params`` in its order; write into the arrays in place."""
-        return self._parameters.views
-
-    def load_params(self, mapping: Mapping[str, Any]) -> None:
-        """Copy the values of mapping into the parameters; floats of any precision are cast.
-
-        Strict: names and shapes must be exactly the layer's. Raises ValueError that names what is missing,
-        unexpected or misshapen, or too large for the layer's dtype; TypeError for what is no array of floats;
-        RuntimeError for a frozen layer. A load that fails changes nothing.
-        """
-        if self.frozen:
-            raise RuntimeError("the layer is frozen: call unfreeze() before load_params()")
-        place = self.kind.place
-        with place.current():
-            self._parameters.flat[...] = place.from_host(read_mapping(mapping, self.layout, self.dtype))
-
-    @property
     def frozen(self) -> bool:
         """Whether the parameters are read-only and their packed form is kept between calls."""
         return self._kept_packs is not None
@@ -374,9 +346,6 @@ class RecurrentLayer:
         self._parameters = FlatParameters(self.layout, kind.place.from_host(np.array(state["_parameters"])))
         if kept is not None:
             self.freeze(weights="bfloat16" if kept.bf16 else None)
-
-    def __copy__(self) -> Self:  # two layers on one buffer could not freeze apart
-        return copy.deepcopy(self)
 
     def __repr__(self) -> str:
         parts = [str(self.input_size), str(self.hidden_size)]

@@ -13,7 +13,7 @@ from fastrnn.places import Place
 from fastrnn.sequences import Schedule
 
 if TYPE_CHECKING:
-    from fastrnn.recurrent import RecurrentLayer
+    from fastrnn.parametric import Parametric
 
 __all__ = ["Gradients", "LayerRecord", "Record", "Tape"]
 
@@ -54,7 +54,7 @@ class Tape:
 
     __slots__ = ("_box", "_layer", "seed")
 
-    def __init__(self, layer: RecurrentLayer, record: Record, seed: int | None) -> None:
+    def __init__(self, layer: Parametric, record: Any, seed: int | None) -> None:
         self._layer = layer
         self._box = [record]  # emptied by one list operation, so of two threads only one can consume a tape
         self.seed = seed
@@ -64,7 +64,7 @@ class Tape:
         """Whether a ``backward`` has used this tape up."""
         return not self._box
 
-    def peek(self, layer: RecurrentLayer) -> Record:
+    def peek(self, layer: Parametric) -> Any:
         """The record, left in place; raises if this is not the layer's tape, or it is used up."""
         if self._layer is not layer:
             raise ValueError("tape must come from this layer's forward(), got another layer's tape")
@@ -73,7 +73,7 @@ class Tape:
         except IndexError:
             self._refuse_consumed()
 
-    def take(self) -> Record:
+    def take(self) -> Any:
         """The record, taken out; raises if another thread was faster."""
         try:
             return self._box.pop()
