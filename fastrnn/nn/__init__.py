@@ -36,14 +36,19 @@ from fastrnn.nn.losses import (
     softmax_cross_entropy,
 )
 from fastrnn.nn.model import Model, ModelGradients
+from fastrnn.nn.optimizers import SGD, Adam, Optimizer, clip_grad_norm
 from fastrnn.nn.part import Part
 
 __all__ = [
+    "SGD",
+    "Adam",
     "Embedding",
     "Linear",
     "Model",
     "ModelGradients",
+    "Optimizer",
     "Part",
+    "clip_grad_norm",
     "log_softmax",
     "mean_squared_error",
     "sigmoid",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastrnn import checks
 from fastrnn.places import HOST, Kind, Place, is_cupy, place_of, type_name
 
-__all__ = ["floats", "indices", "place_of_array", "rows_of", "within"]
+__all__ = ["floats", "indices", "number", "place_of_array", "rows_of", "within"]
 
 _DTYPES = ("float32", "float64")
 
@@ -83,3 +83,12 @@ def _label(name: str, found: NDArray[Any], outside: NDArray[np.bool_]) -> str:
     where = np.unravel_index(int(np.argmax(outside)), found.shape)
     place = ", ".join(str(int(k)) for k in where)
     return f"{name}[{place}] = {found[where]}" if place else f"{name} = {found[where]}"
+
+
+def number(name: str, value: Any, least: float) -> float:
+    """A number from ``least`` on."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number >= {least}, got {value!r}")
+    if not value >= least:  # also refuses NaN
+        raise ValueError(f"{name} must be a number >= {least}, got {value!r}")
+    return float(value)
