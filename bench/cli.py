@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from bench.report import PUBLISHED
 from bench.results import Results, ResultsError, load, save
 from bench.run import COMPILE_EFFORT, Plan, effort, execute
 from bench.sweep_command import add_sweep
-from bench.workloads.charlm import Config
-from bench.workloads.runner import EFFORT, WORKLOADS
+from bench.workloads.table import WORKLOADS, configured
 
 __all__ = ["cells_named", "main", "names_among", "planned_cases", "usable_devices"]
 
@@ -64,9 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--readme", action="store_true", help=f"write the README's table from {PUBLISHED.name}")
     report.set_defaults(command=_report)
     workload = commands.add_parser("workload", help="train a real model and say how fast it went")
-    workload.add_argument("name", choices=sorted(WORKLOADS))
+    workload.add_argument(
+        "name", choices=sorted(WORKLOADS), help="; ".join(f"{w.name}: {w.about}" for w in WORKLOADS.values())
+    )
     workload.add_argument("--against", choices=("torch",), help="the same model there: losses and speed compared")
-    workload.add_argument("--steps", type=int, default=Config.steps)
+    workload.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of its Config")
+    workload.add_argument("--quick", action="store_true", help="small enough for a look")
+    workload.add_argument("--steps", type=int, default=None, help="short for --set steps=")
     workload.add_argument("--threads", default=None)
     workload.add_argument("--json", type=Path, default=None, help="write the figures here")
     workload.set_defaults(command=_workload)
@@ -221,7 +223,7 @@ def _run(options: argparse.Namespace) -> int:
         rivals=select(options.peers, devices),
         threads=_threads(options.threads),
         budget=_QUICK if options.shapes == "quick" else _THOROUGH,
-        workloads={} if options.no_workload else dict(WORKLOADS),
+        workloads={} if options.no_workload else {n: w for n, w in WORKLOADS.items() if w.always},
         alone=alone,
     )
     results = _with_bar(plan, options.json)
@@ -236,7 +238,7 @@ def _run(options: argparse.Namespace) -> int:
 def _with_bar(plan: Plan, path: Path) -> Results:
     from bench.terminal import Bar
 
-    total = EFFORT * len(plan.workloads)
+    total = sum(WORKLOADS[name].effort for name in plan.workloads)
     for stage in plan.stages():
         total += sum(effort(case) for case in stage.cases) + 5 + 2 * (1 + len(stage.rivals))
     total += COMPILE_EFFORT * len({(case.cell, case.dtype, case.device) for case in plan.cases})
@@ -272,19 +274,19 @@ def _failures(results: Results) -> list[str]:
 def _workload(options: argparse.Namespace) -> int:
     from bench.terminal import Bar, print_header, terminal
 
-    config = replace(Config(), steps=options.steps)
+    workload = WORKLOADS[options.name]
+    settings = options.set + ([] if options.steps is None else [f"steps={options.steps}"])
+    config = configured(workload.config, settings, options.quick)
     plan = Plan(
         cases=(),
         rivals=(),
         threads=_threads(options.threads),
         budget=_QUICK,
         workloads={
-            options.name: lambda threads, progress: WORKLOADS[options.name](
-                threads, progress, config=config, against=options.against
-            )
+            options.name: lambda threads, progress: workload(threads, progress, config=config, against=options.against)
         },
     )
-    with Bar(5 + EFFORT) as bar:
+    with Bar(5 + workload.effort) as bar:
         results = execute(plan, bar, keep=_keeper(options.json, bar.say) if options.json else lambda _: None)
     print_header(results)
     for name, figures in results["workloads"].items():

@@ -1,10 +1,8 @@
 """A character language model on fastrnn and NumPy alone: truncated BPTT with a carried state.
 
-    e = embedding[c];  h = LSTM(e);  O = h Whq + bq
-    loss = -Σ_t log softmax(O_t)[c_{t+1}], averaged over the rows of the batch
-    SGD, the gradient of all parameters together clipped to a norm
-
-The output layer and the loss are a dozen lines of NumPy, written out, since fastrnn has only recurrent layers.
+e = embedding[c];  h = LSTM(e);  O = h Whq + bq
+loss = -Σ_t log softmax(O_t)[c_{t+1}], averaged over the rows of the batch
+SGD, the gradient of all parameters together clipped to a norm
 """
 
 from __future__ import annotations
@@ -15,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.workloads.runner import Training
 from bench.workloads.text import Corpus, batches, corpus
 
-__all__ = ["CharLM", "Config", "initial_weights"]
+__all__ = ["WORKLOAD", "CharLM", "Config", "initial_weights"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,10 @@ class Config:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @staticmethod
+    def quick() -> Config:
+        return Config(steps=100)
+
     def learning_rate(self, step: int) -> float:
         """Constant for the first half, then falling linearly to a tenth."""
         left = 2 * (1 - step / self.steps)
@@ -43,7 +46,7 @@ class Config:
 
 
 def initial_weights(config: Config, vocabulary: int) -> dict[str, np.ndarray]:
-    """The parameters before training, float32, by name; the LSTM's as PyTorch names them."""
+    """The parameters before training, float32, named as PyTorch names those of three modules."""
     rng = np.random.default_rng(config.seed)
     E, H, V = config.embedding, config.hidden, vocabulary
 
@@ -51,27 +54,14 @@ def initial_weights(config: Config, vocabulary: int) -> dict[str, np.ndarray]:
         return rng.uniform(-1, 1, shape).astype(np.float32) / np.float32(np.sqrt(H))
 
     return {
-        "embedding": rng.standard_normal((V, E)).astype(np.float32),
-        "weight_ih_l0": uniform(4 * H, E),
-        "weight_hh_l0": uniform(4 * H, H),
-        "bias_ih_l0": uniform(4 * H),
-        "bias_hh_l0": uniform(4 * H),
-        "Whq": uniform(H, V),
-        "bq": np.zeros(V, np.float32),
+        "embedding.weight": rng.standard_normal((V, E)).astype(np.float32),
+        "lstm.weight_ih_l0": uniform(4 * H, E),
+        "lstm.weight_hh_l0": uniform(4 * H, H),
+        "lstm.bias_ih_l0": uniform(4 * H),
+        "lstm.bias_hh_l0": uniform(4 * H),
+        "output.weight": uniform(H, V).T,
+        "output.bias": np.zeros(V, np.float32),
     }
-
-
-def cross_entropy(O: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Losses (N,) of logits (N, V) and, in the logits' own memory, softmax minus one-hot."""
-    rows = np.arange(len(O))
-    O -= O.max(axis=1, keepdims=True)
-    chosen = O[rows, targets]
-    np.exp(O, out=O)
-    total = O.sum(axis=1)
-    losses = np.log(total) - chosen
-    O /= total[:, None]
-    O[rows, targets] -= 1
-    return losses, O
 
 
 class CharLM:
@@ -79,17 +69,15 @@ class CharLM:
 
     def __init__(self, config: dict[str, Any], threads: int) -> None:
         import fastrnn
+        from fastrnn import nn
 
         fastrnn.set_num_threads(threads)
         self.config = Config(**config)
         self.corpus: Corpus = corpus()
-        V = len(self.corpus.alphabet)
-        weights = initial_weights(self.config, V)
-        self.lstm = fastrnn.LSTM(self.config.embedding, self.config.hidden)
-        self.lstm.load_params({n: w for n, w in weights.items() if n in self.lstm.params})
-        self.embedding, self.Whq, self.bq = (weights[name] for name in ("embedding", "Whq", "bq"))
-        self.one_hot = np.eye(V, dtype=np.float32)
-        self.done = 0
+        V, E, H = len(self.corpus.alphabet), self.config.embedding, self.config.hidden
+        self.model = nn.Model(embedding=nn.Embedding(V, E), lstm=fastrnn.LSTM(E, H), output=nn.Linear(H, V))
+        self.model.load_params(initial_weights(self.config, V))
+        self.optimizer = nn.SGD(self.model, self.config.rate)
         self._restart()
 
     def _restart(self) -> None:
@@ -109,46 +97,75 @@ class CharLM:
         return {"losses": losses, "seconds": seconds, "characters": steps * self.config.T * self.config.B}
 
     def _step(self, inputs: np.ndarray, targets: np.ndarray) -> float:
-        T, B = inputs.shape
-        H = len(self.Whq)
-        y, self._state, tape = self.lstm.forward(self.embedding[inputs], self._state)
-        rows = y.reshape(T * B, H)
-        losses, dO = cross_entropy(rows @ self.Whq + self.bq, targets.ravel())
-        dO /= B
-        dWhq, dbq = rows.T @ dO, dO.sum(axis=0)
-        grads = self.lstm.backward(tape, (dO @ self.Whq.T).reshape(T, B, H))
-        # rows of dx with the same character add up; as a product this is exact, ordered and fast
-        dembedding = self.one_hot[inputs.ravel()].T @ grads.x.reshape(T * B, -1)
-        parameters = (self.embedding, self.lstm.flat_params, self.Whq, self.bq)
-        self._descend(parameters, (dembedding, grads.flat, dWhq, dbq))
-        self.done += 1
-        return float(losses.mean())
+        from fastrnn import nn
 
-    def _descend(self, parameters: tuple[np.ndarray, ...], gradients: tuple[np.ndarray, ...]) -> None:
-        norm = float(np.sqrt(sum(np.vdot(g, g) for g in gradients)))
-        rate = self.config.learning_rate(self.done) * min(1.0, self.config.clip / norm)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            gradient *= np.float32(rate)
-            parameter -= gradient
+        model = self.model
+        e, tape_e = model.embedding.forward(inputs)
+        h, self._state, tape_h = model.lstm.forward(e, self._state)
+        O, tape_O = model.output.forward(h)
+        loss, dO = nn.softmax_cross_entropy(O, targets, reduction="batchmean")
+        of_output = model.output.backward(tape_O, dO)
+        of_lstm = model.lstm.backward(tape_h, of_output.x)
+        of_embedding = model.embedding.backward(tape_e, of_lstm.x)
+        grads = model.gradients(embedding=of_embedding, lstm=of_lstm, output=of_output)
+        nn.clip_grad_norm(grads, self.config.clip)
+        self.optimizer.rate = self.config.learning_rate(self.optimizer.steps)
+        self.optimizer.step(grads)
+        return loss / len(inputs)
 
     def held_out(self) -> float:
         """Nats per character on the held-out text, the state carried through it."""
-        losses, state = [], None
+        from fastrnn import nn
+
+        losses, state, model = [], None, self.model
         for inputs, targets in batches(self.corpus.held_out, self.config.B, self.config.T):
-            y, state = self.lstm(self.embedding[inputs], state)
-            O = y.reshape(-1, len(self.Whq)) @ self.Whq + self.bq
-            losses.append(cross_entropy(O, targets.ravel())[0].mean())
+            h, state = model.lstm(model.embedding(inputs), state)
+            losses.append(nn.softmax_cross_entropy(model.output(h), targets, gradient=False)[0])
         return float(np.mean(losses))
 
     def sample(self, length: int = 240, prompt: str = "The ", temperature: float = 0.6) -> str:
         """Text from the model, one character at a time through ``stream()``."""
-        rng = np.random.default_rng(self.config.seed)
-        stream = self.lstm.stream()
+        from fastrnn import nn
+
+        rng, model = np.random.default_rng(self.config.seed), self.model
+        stream = model.lstm.stream()
         written = list(self.corpus.encode(prompt))
         for number in written[:-1]:
-            stream(self.embedding[number])
+            stream(model.embedding(number))
         for _ in range(length):
-            O = (stream(self.embedding[written[-1]]) @ self.Whq + self.bq).ravel() / temperature
-            chances = np.exp(O - O.max())
-            written.append(int(rng.choice(len(chances), p=chances / chances.sum())))
+            h = stream(model.embedding(written[-1]))
+            chances = nn.softmax(model.output(h).astype(np.float64) / temperature)
+            written.append(int(rng.choice(len(chances), p=chances)))
         return self.corpus.decode(np.array(written))
+
+
+def _summary(figures: dict[str, Any], config: Config) -> str:
+    mine = figures["fastrnn"]
+    text = (
+        f"{config.steps} steps of {config.B} x {config.T} characters, LSTM({config.embedding}, {config.hidden}): "
+        f"held-out loss {mine['before']:.3f} -> {mine['after']:.3f} nats a character "
+        f"({mine['after'] / np.log(2):.3f} bits), {mine['characters_per_s']:,.0f} characters a second"
+    )
+    if "comparison" in figures:
+        c = figures["comparison"]
+        text += (
+            f"; {c['against']}: held-out {figures[c['against']]['after']:.3f} ({c['held_out_difference']:+.2%} apart), "
+            f"first {c['losses_compared']} losses within {c['largest_loss_difference']:.1e}, "
+            f"{figures[c['against']]['characters_per_s']:,.0f} characters a second (ours {c['speed_ratio']:.2f} times)"
+        )
+    return text
+
+
+WORKLOAD = Training(
+    name="charlm",
+    about="a character language model",
+    config=Config,
+    implementations={
+        "fastrnn": "bench.workloads.charlm:CharLM",
+        "torch": "bench.workloads.charlm_torch:CharLMTorch",
+    },
+    unit="characters",
+    summary=_summary,
+    effort=30.0,
+    always=True,
+)

@@ -22,17 +22,11 @@ class CharLMTorch:
         self.config = Config(**config)
         self.corpus = corpus()
         V = len(self.corpus.alphabet)
-        weights = {n: torch.from_numpy(w) for n, w in initial_weights(self.config, V).items()}
         self.embedding = nn.Embedding(V, self.config.embedding)
         self.lstm = nn.LSTM(self.config.embedding, self.config.hidden)
         self.output = nn.Linear(self.config.hidden, V)
-        with torch.no_grad():
-            self.embedding.weight.copy_(weights["embedding"])
-            self.output.weight.copy_(weights["Whq"].T)
-            self.output.bias.copy_(weights["bq"])
-            for name, parameter in self.lstm.named_parameters():
-                parameter.copy_(weights[name])
-        modules = nn.ModuleList([self.embedding, self.lstm, self.output])
+        modules = nn.ModuleDict({"embedding": self.embedding, "lstm": self.lstm, "output": self.output})
+        modules.load_state_dict({n: torch.from_numpy(w) for n, w in initial_weights(self.config, V).items()})
         self.parameters = list(modules.parameters())
         self.optimizer = torch.optim.SGD(self.parameters, lr=self.config.rate)
         self.loss = nn.CrossEntropyLoss(reduction="sum")

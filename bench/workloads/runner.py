@@ -1,24 +1,27 @@
-"""Running a workload: in a process of its own, and beside a rival's implementation if one is asked for."""
+"""Running a training: in a process of its own, and beside a rival's implementation if one is asked for.
+
+An implementation is a class, served by a process of its own:
+
+    Implementation(config: dict, threads: int)
+    train(steps) -> {"losses": one a step, "seconds", unit: how many of it}      goes on where the last call stopped
+    held_out() -> float, or several by name                                      on data that training never sees
+    sample() -> str                                                              what a person would look at
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
 from bench.processes import Worker
-from bench.workloads.charlm import Config
 
-__all__ = ["EFFORT", "WORKLOADS", "charlm", "thinned"]
+__all__ = ["Progress", "Settings", "Training", "Workload", "thinned"]
 
-_IMPLEMENTATIONS = {
-    "fastrnn": "bench.workloads.charlm:CharLM",
-    "torch": "bench.workloads.charlm_torch:CharLMTorch",
-}
-_BLOCK = 50  # steps in turn
-_COMPARED = 100  # losses that must agree with a rival's
 _KEPT = 100  # losses that the figures keep of a training
+_COMPARED = 100  # losses that must agree with a rival's
 
 
 class Progress(Protocol):
@@ -29,37 +32,85 @@ class Progress(Protocol):
     def say(self, line: str) -> None: ...
 
 
-def charlm(
-    threads: int, progress: Progress, config: Config | None = None, against: str | None = None
-) -> dict[str, Any]:
-    """Train the character model; with ``against`` (``"torch"``) also there, from the same weights, in turn.
+class Settings(Protocol):
+    """A frozen dataclass of sizes and the optimiser's settings, all with defaults; every implementation takes it."""
 
-    Returns figures by implementation: every ``losses_every``-th loss, held-out loss before and after (nats per
-    character), characters a second; the ``comparison`` where there is one; a ``sample`` of text; a ``summary`` line.
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class Workload(Protocol):
+    """What the table of workloads holds."""
+
+    name: str
+    about: str  # one line
+    config: type[Any]  # of Settings
+    effort: float  # about how many seconds a default run takes, alone
+    always: bool  # whether every run of the benchmarks has it
+
+    def __call__(
+        self, threads: int, progress: Progress, config: Any = None, against: str | None = None
+    ) -> dict[str, Any]:
+        """Figures: at least "config", "threads", a "summary" line, a "sample" of text, and "fastrnn"'s own."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A workload that is one training, with ``config.steps`` steps.
+
+    Its figures, by implementation: every ``losses_every``-th loss, ``before`` and ``after`` as ``held_out`` gives
+    them, and how many of ``unit`` a second; the ``comparison`` where there is one.
     """
-    config = config or Config()
-    names = ["fastrnn"] + [against] * (against is not None)
-    workers: dict[str, Worker] = {}
-    figures: dict[str, Any] = {"config": config.to_json(), "threads": threads}
-    try:
+
+    name: str
+    about: str
+    config: type[Any]
+    implementations: dict[str, str]  # name -> "module:Class"; "fastrnn" and rivals
+    unit: str
+    summary: Callable[[dict[str, Any], Any], str]
+    effort: float
+    block: int = 50  # steps in turn
+    always: bool = False
+
+    def __call__(
+        self, threads: int, progress: Progress, config: Any = None, against: str | None = None
+    ) -> dict[str, Any]:
+        """Train; with ``against`` (such as ``"torch"``) also there, from the same weights, in turn."""
+        config = config or self.config()
+        if against is not None and against not in self.implementations:
+            raise ValueError(f"{self.name} has no implementation in {against}")
+        names = ["fastrnn"] + [against] * (against is not None)
+        workers: dict[str, Worker] = {}
+        figures: dict[str, Any] = {"config": config.to_json(), "threads": threads}
+        try:
+            for name in names:
+                progress.begin(f"{self.name}: starting {name}", 0)
+                given = {"config": config.to_json(), "threads": threads}
+                workers[name] = Worker(self.implementations[name], given, threads)
+                figures[name] = {"before": workers[name].call("held_out"), "losses": [], "rates": []}
+            self._train(workers, figures, config.steps, progress)
+            for name, worker in workers.items():
+                figures[name]["after"] = worker.call("held_out")
+                figures[name][f"{self.unit}_per_s"] = median(figures[name].pop("rates"))
+            figures["sample"] = workers["fastrnn"].call("sample")
+        finally:
+            for worker in workers.values():
+                worker.close()
+        if against is not None:
+            figures["comparison"] = _compare(figures["fastrnn"], figures[against], against, f"{self.unit}_per_s")
         for name in names:
-            progress.begin(f"charlm: starting {name}", 0)
-            workers[name] = Worker(_IMPLEMENTATIONS[name], {"config": config.to_json(), "threads": threads}, threads)
-            figures[name] = {"before": workers[name].call("held_out"), "losses": [], "rates": []}
-        _train(workers, figures, config, progress)
-        for name, worker in workers.items():
-            figures[name]["after"] = worker.call("held_out")
-            figures[name]["characters_per_s"] = median(figures[name].pop("rates"))
-        figures["sample"] = workers["fastrnn"].call("sample")
-    finally:
-        for worker in workers.values():
-            worker.close()
-    if against is not None:
-        figures["comparison"] = compare(figures["fastrnn"], figures[against], against)
-    for name in names:
-        figures[name]["losses"], figures[name]["losses_every"] = thinned(figures[name]["losses"])
-    figures["summary"] = _summary(figures, config)
-    return figures
+            figures[name]["losses"], figures[name]["losses_every"] = thinned(figures[name]["losses"])
+        figures["summary"] = self.summary(figures, config)
+        return figures
+
+    def _train(self, workers: dict[str, Worker], figures: dict[str, Any], total: int, progress: Progress) -> None:
+        for start in range(0, total, self.block):
+            steps = min(self.block, total - start)
+            progress.begin(f"{self.name}: step {start} of {total}", self.effort)
+            for name, worker in workers.items():
+                done = worker.call("train", steps=steps)
+                figures[name]["losses"] += done["losses"]
+                figures[name]["rates"].append(done[self.unit] / done["seconds"])
+            progress.advance(self.effort * steps / total)
 
 
 def thinned(losses: list[float]) -> tuple[list[float], int]:
@@ -68,47 +119,15 @@ def thinned(losses: list[float]) -> tuple[list[float], int]:
     return losses[::every], every
 
 
-def _train(workers: dict[str, Worker], figures: dict[str, Any], config: Config, progress: Progress) -> None:
-    for start in range(0, config.steps, _BLOCK):
-        steps = min(_BLOCK, config.steps - start)
-        progress.begin(f"charlm: step {start} of {config.steps}", EFFORT)
-        for name, worker in workers.items():
-            block = worker.call("train", steps=steps)
-            figures[name]["losses"] += block["losses"]
-            figures[name]["rates"].append(block["characters"] / block["seconds"])
-        progress.advance(EFFORT * steps / config.steps)
-
-
-def compare(mine: dict[str, Any], rival: dict[str, Any], name: str) -> dict[str, Any]:
+def _compare(mine: dict[str, Any], rival: dict[str, Any], name: str, rate: str) -> dict[str, Any]:
     """How far two trainings from the same weights went apart, and the ratio of their speeds."""
     pairs = list(zip(mine["losses"], rival["losses"], strict=True))[:_COMPARED]
-    return {
+    found = {
         "against": name,
         "largest_loss_difference": max(abs(a - b) / abs(b) for a, b in pairs),
         "losses_compared": len(pairs),
-        "held_out_difference": mine["after"] / rival["after"] - 1,
-        "speed_ratio": mine["characters_per_s"] / rival["characters_per_s"],
+        "speed_ratio": mine[rate] / rival[rate],
     }
-
-
-def _summary(figures: dict[str, Any], config: Config) -> str:
-    mine = figures["fastrnn"]
-    text = (
-        f"{config.steps} steps of {config.B} x {config.T} characters, LSTM({config.embedding}, {config.hidden}): "
-        f"held-out loss {mine['before']:.3f} -> {mine['after']:.3f} nats a character, "
-        f"{mine['characters_per_s']:,.0f} characters a second"
-    )
-    if "comparison" in figures:
-        c = figures["comparison"]
-        text += (
-            f"; {c['against']}: held-out {figures[c['against']]['after']:.3f} ({c['held_out_difference']:+.2%} apart), "
-            f"first {c['losses_compared']} losses within {c['largest_loss_difference']:.1e}, "
-            f"{figures[c['against']]['characters_per_s']:,.0f} characters a second (ours {c['speed_ratio']:.2f} times)"
-        )
-    return text
-
-
-EFFORT = 30.0
-"""About how many seconds a default run takes."""
-
-WORKLOADS: dict[str, Callable[..., dict[str, Any]]] = {"charlm": charlm}
+    if isinstance(mine["after"], float) and rival["after"]:
+        found["held_out_difference"] = mine["after"] / rival["after"] - 1
+    return found

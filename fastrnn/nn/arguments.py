@@ -45,9 +45,11 @@ def indices(name: str, value: Any, place: Place, size: int, what: str, valid: An
     A GPU's user may give them on the host, where they are looked at without waiting for the GPU; those of a CuPy
     array are waited for. ``valid``: a mask, at the place, of those that count: others come back as 0.
 
-    Raises TypeError for other than integers; ValueError that names the first one out of range.
+    One integer is as good as an array without axes. Raises TypeError for other than integers; ValueError that names the first one out of range.
     """
-    host = type(value) is np.ndarray or not is_cupy(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        value = np.asarray(value)
+    host = not is_cupy(value)
     found = HOST.own(name, value) if host else place.own(name, value)
     if found.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got dtype {found.dtype}")
