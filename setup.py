@@ -10,6 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "fastrnn/__init__.py").rea
 README = ROOT / "README.md"
 
 TEST = ["pytest>=8", "pytest-xdist>=3.2", "pytest-benchmark>=4", "hypothesis>=6.100", "onnx>=1.16", "onnxruntime>=1.20"]
+TEST += ["safetensors>=0.4"]
 # CuPy and NVRTC compile the CUDA kernels without a GPU or driver, nvdisasm shows what they became; elsewhere those
 # tests are skipped.
 LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -35,6 +36,7 @@ setup(
     install_requires=["numpy>=1.26", "numba>=0.61"],
     extras_require={
         "test": TEST,
+        "nn": ["safetensors>=0.4"],  # saving and loading
         "bench": BENCH,
         # Rivals beyond ONNX Runtime. torch is several GB with its CUDA libraries; a CPU build does as well.
         "peers": ["torch>=2.4", "openvino>=2024.4", "jax>=0.4.30", "keras>=3.5", "mygrad>=2.2"],

@@ -38,6 +38,7 @@ from fastrnn.nn.losses import (
 from fastrnn.nn.model import Model, ModelGradients
 from fastrnn.nn.optimizers import SGD, Adam, Optimizer, clip_grad_norm
 from fastrnn.nn.part import Part
+from fastrnn.nn.saving import load, load_into, read_notes, save
 
 __all__ = [
     "SGD",
@@ -49,8 +50,12 @@ __all__ = [
     "Optimizer",
     "Part",
     "clip_grad_norm",
+    "load",
+    "load_into",
     "log_softmax",
     "mean_squared_error",
+    "read_notes",
+    "save",
     "sigmoid",
     "sigmoid_cross_entropy",
     "softmax",

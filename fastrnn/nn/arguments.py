@@ -45,7 +45,8 @@ def indices(name: str, value: Any, place: Place, size: int, what: str, valid: An
     A GPU's user may give them on the host, where they are looked at without waiting for the GPU; those of a CuPy
     array are waited for. ``valid``: a mask, at the place, of those that count: others come back as 0.
 
-    One integer is as good as an array without axes. Raises TypeError for other than integers; ValueError that names the first one out of range.
+    One integer is as good as an array without axes. Raises TypeError for other than integers; ValueError that names
+    the first one out of range.
     """
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         value = np.asarray(value)

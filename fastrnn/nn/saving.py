@@ -1,0 +1,183 @@
+"""Layers, parts and models in one file: their parameters and how they were made, in the safetensors format.
+
+The tensors are ``params`` by name, so that other programs read them. The metadata say the rest, as JSON: "fastrnn"
+what was saved, as ``{"kind": class, "settings": arguments}`` or, of a plain ``Model``, ``{"kind": "Model", "parts":
+{name: …}}``; "notes" whatever the caller gave.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrnn import layers
+from fastrnn.nn.model import Model, leaves
+from fastrnn.nn.part import Part
+from fastrnn.recurrent import RecurrentLayer
+
+__all__ = ["load", "load_into", "read_notes", "save"]
+
+AnyPath = str | os.PathLike[str]
+Target = TypeVar("Target")
+
+_LAYERS = {"RNN": layers.RNN, "LSTM": layers.LSTM, "GRU": layers.GRU}
+_ABOUT, _NOTES = "fastrnn", "notes"
+
+
+def save(path: AnyPath, part: Any, *, notes: Any = None) -> None:
+    """Write a layer, a part or a model to a file, which appears whole or not at all.
+
+    notes : anything that JSON can hold, such as a vocabulary; ``read_notes`` gives it back.
+
+    Raises TypeError for what is no part and for notes that JSON can't hold, ImportError without the package
+    safetensors.
+    """
+    try:
+        about = {_ABOUT: json.dumps(_described(part)), _NOTES: json.dumps(notes)}
+    except TypeError as error:
+        raise TypeError(f"notes and settings must be what JSON can hold: {error}") from None
+    tensors = {}
+    for prefix, leaf in leaves(part):
+        flat = leaf.kind.place.to_host(leaf.flat_params)
+        for entry in leaf.layout:
+            name = f"{prefix}.{entry.name}" if prefix else entry.name
+            tensors[name] = flat[entry.start : entry.stop].reshape(entry.shape)
+    _write(Path(path), tensors, about)
+
+
+def load(path: AnyPath, *, device: str = "cpu") -> Any:
+    """Make again what ``save`` wrote, with bitwise the same parameters; unfrozen.
+
+    Raises ValueError for a file that ``save`` did not write, whose tensors do not fit what it says, or that holds a
+    class that is not known: one of one's own must have been imported. OSError from the system.
+    """
+    tensors, about = _read(path)
+    part = _made(path, about)
+    _fill(path, part, tensors)
+    part.to(device)
+    return part
+
+
+def load_into(path: AnyPath, part: Target) -> Target:
+    """Copy a file's parameters into a part that was made with the same settings, and return the part.
+
+    Raises ValueError that names every setting in which the two differ, such as the size of a vocabulary; then nothing
+    has changed.
+    """
+    tensors, about = _read(path)
+    differences = list(_differences(about, json.loads(json.dumps(_described(part)))))
+    if differences:
+        raise ValueError(f"{os.fspath(path)} does not fit: " + "; ".join(differences))
+    _fill(path, part, tensors)
+    return part
+
+
+def read_notes(path: AnyPath) -> Any:
+    """The notes that were given to ``save``."""
+    return json.loads(_opened(path)[1].get(_NOTES, "null"))
+
+
+def _described(part: Any) -> dict[str, Any]:
+    if type(part) is Model:
+        return {"kind": "Model", "parts": {name: _described(inner) for name, inner in part.parts.items()}}
+    if isinstance(part, RecurrentLayer):
+        return {"kind": part._kind, "settings": _settings(part)}
+    if not isinstance(part, (Part, Model)):
+        raise TypeError(f"only layers, parts and models can be saved, got {type(part).__name__}")
+    return {"kind": type(part).__name__, "settings": part.settings()}
+
+
+def _settings(layer: RecurrentLayer) -> dict[str, Any]:
+    """The arguments that make a layer like this one, but for device and seed."""
+    names = ["input_size", "hidden_size", "num_layers", *layer._defaults, *layer._cell_defaults]
+    found = {name: getattr(layer, name) for name in names if name != "device"}
+    return found | {"dtype": layer.dtype.name}
+
+
+def _made(path: AnyPath, about: Any) -> Any:
+    """What a description is of, with parameters yet to be loaded."""
+    try:
+        kind = about["kind"]
+        if kind == "Model":
+            return Model(**{name: _made(path, inner) for name, inner in about["parts"].items()})
+        known: dict[str, Any] = _LAYERS | Part.kinds | Model.kinds
+        if kind not in known:
+            raise ValueError(f"{kind!r} is not known: import the module that defines it")
+        return known[kind](**about["settings"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{os.fspath(path)} has a description that can't be used: {error!r}") from None
+
+
+def _fill(path: AnyPath, part: Any, tensors: dict[str, NDArray[Any]]) -> None:
+    for name, own in part.params.items():
+        if name in tensors and tensors[name].dtype != own.dtype:
+            raise ValueError(f"{os.fspath(path)}: {name} must have dtype {own.dtype}, got {tensors[name].dtype}")
+    try:
+        part.load_params(tensors)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
+def _differences(file: Any, part: Any, where: str = "") -> Iterator[str]:
+    """Every leaf in which two descriptions differ."""
+    if isinstance(file, dict) and isinstance(part, dict):
+        for name in dict.fromkeys([*part, *file]):
+            label = where if name in ("settings", "parts") else f"{where}.{name}" if where else name
+            if name not in file or name not in part:
+                yield f"{label} is only in the {'model' if name in part else 'file'}"
+            else:
+                yield from _differences(file[name], part[name], label)
+    elif file != part:
+        yield f"{where} is {file!r} in the file, {part!r} in the model"
+
+
+# The format itself: the package safetensors, asked for only here.
+
+
+def _write(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
+    _needed()
+    from safetensors.numpy import save_file
+
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, part, metadata)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _opened(path: AnyPath) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    _needed()
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no file {os.fspath(path)}")
+    try:
+        with safe_open(path, "np") as file:
+            tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)} is no safetensors file, or a broken one: {error}") from None
+
+
+def _read(path: AnyPath) -> tuple[dict[str, NDArray[Any]], Any]:
+    tensors, metadata = _opened(path)
+    if _ABOUT not in metadata:
+        raise ValueError(f"{os.fspath(path)} was not written by fastrnn.nn.save: it does not say what it holds")
+    try:
+        return tensors, json.loads(metadata[_ABOUT])
+    except ValueError:
+        raise ValueError(f"{os.fspath(path)} has a description that is no JSON") from None
+
+
+def _needed() -> None:
+    try:
+        import safetensors  # noqa: F401
+    except ImportError:
+        raise ImportError('saving and loading need the package safetensors: pip install "fastrnn[nn]"') from None
