@@ -26,7 +26,9 @@ NumPy in, NumPy out; CuPy in, CuPy out (``part.to("cuda")``). A language model, 
 from __future__ import annotations
 
 from fastrnn.nn.embedding import Embedding
+from fastrnn.nn.flow import GradientFlow, JacobianFlow, gradient_flow, jacobian_flow
 from fastrnn.nn.linear import Linear
+from fastrnn.nn.loop import Diverged, fit
 from fastrnn.nn.losses import (
     log_softmax,
     mean_squared_error,
@@ -39,17 +41,25 @@ from fastrnn.nn.model import Model, ModelGradients
 from fastrnn.nn.optimizers import SGD, Adam, Optimizer, clip_grad_norm
 from fastrnn.nn.part import Part
 from fastrnn.nn.saving import load, load_into, read_notes, save
+from fastrnn.nn.truncated import Window, truncated_bptt, windows
 
 __all__ = [
     "SGD",
     "Adam",
+    "Diverged",
     "Embedding",
+    "GradientFlow",
+    "JacobianFlow",
     "Linear",
     "Model",
     "ModelGradients",
     "Optimizer",
     "Part",
+    "Window",
     "clip_grad_norm",
+    "fit",
+    "gradient_flow",
+    "jacobian_flow",
     "load",
     "load_into",
     "log_softmax",
@@ -60,4 +70,6 @@ __all__ = [
     "sigmoid_cross_entropy",
     "softmax",
     "softmax_cross_entropy",
+    "truncated_bptt",
+    "windows",
 ]
