@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench [run] | compare | report | workload | sweep | kernels | floors | policies``."""
+"""The command line, ``python -m bench``: the suite itself, and the commands of ``_COMMANDS``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bench import RESULTS, machine
 from bench.cases import CELLS, CROSSOVER, MODES, Case, cases_for, parse_shapes
 from bench.devices import DEVICES, DTYPES, missing
 from bench.floors import add_floors
+from bench.gradient_flow import add_gradient_flow
 from bench.kernel_table import add_kernels
 from bench.measure import Budget
 from bench.peers import OURS, REGISTRY, only_on, select
@@ -27,7 +28,9 @@ __all__ = ["cells_named", "main", "names_among", "planned_cases", "usable_device
 
 LAST = RESULTS / "local" / "last.json"
 _BY_NAME = ", ".join(name for name, entry in REGISTRY.items() if not entry.auto)
-_COMMANDS = ("run", "compare", "report", "workload", "sweep", "kernels", "floors", "policies")
+_COMMANDS = (
+    "run", "compare", "report", "workload", "gradient-flow", "sweep", "kernels", "floors", "policies",
+)  # fmt: skip
 
 # A quick run has to fit a minute; a grid has the time to be sure.
 _QUICK = Budget(rounds=5, block_s=0.015, most_s=0.3, extra_rounds=5)
@@ -72,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     workload.add_argument("--threads", default=None)
     workload.add_argument("--json", type=Path, default=None, help="write the figures here")
     workload.set_defaults(command=_workload)
+    add_gradient_flow(commands)
     add_sweep(commands)
     add_kernels(commands)
     add_floors(commands)

@@ -130,7 +130,8 @@ def jacobian_flow(
 
 def _unit_vectors(count: int, S: int, seed: int | None) -> NDArray[np.float64]:
     vectors = np.random.default_rng(seed).standard_normal((count, S))
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= _norms(vectors)[:, None]
+    return vectors
 
 
 def _product(vectors: NDArray[np.float64], logs: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
