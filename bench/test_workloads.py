@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
+from bench.workloads import memory, vowels
 from bench.workloads.charlm import CharLM, Config
 from bench.workloads.table import WORKLOADS, configured
 
-SMALL = {"charlm": ["steps=30", "T=16", "B=8", "hidden=32", "embedding=16"]}
+SMALL = {
+    "charlm": ["steps=30", "T=16", "B=8", "hidden=32", "embedding=16"],
+    "memory": ["tasks=adding,copy", "lengths=20", "cells=rnn,lstm,gru", "steps=5", "B=8", "H=16"],
+    "vowels": ["steps=40", "hidden=24", "rate=0.01"],
+}
 
 
 class Quiet:
@@ -54,3 +62,72 @@ def test_charlm_samples_what_its_layer_says():
     h, _ = model.model.lstm(model.model.embedding(written[:-1, None]))
     likeliest = model.model.output(h)[:, 0].argmax(axis=1)
     assert written[4:].tolist() == likeliest[3:].tolist()
+
+
+def test_memory_runs_every_cell_beside_pytorch():
+    pytest.importorskip("torch")
+    figures = WORKLOADS["memory"](1, Quiet(), config=configured(memory.Config, SMALL["memory"]), against="torch")
+    assert [(r["task"], r["cell"]) for r in figures["runs"]] == [
+        (task, cell) for task in ("adding", "copy") for cell in ("rnn", "lstm", "gru")
+    ]
+    for run in figures["runs"]:
+        assert run["steps"] == 5 and run["first_losses_apart"] < 1e-4, run
+        assert 0 <= run["fastrnn"]["held_out"] <= 1
+    assert figures["sample"].count("adding") == 3 and "torch" in figures["summary"]
+
+
+def test_memory_gru_solves_a_short_adding_problem_and_rnn_does_not():
+    """20 steps in seconds; the 200 and 500 of the workload take minutes."""
+    config = configured(memory.Config, ["lengths=20", "steps=250", "H=24", "cells=rnn,gru"])
+    found = {}
+    for cell in config.cells:
+        model = memory.Memory(config.to_json(), 1)
+        model.start("adding", 30, cell)
+        found[cell] = np.mean(model.train(config.steps)["losses"][-25:]) / memory.baseline("adding", 30)
+    assert found["gru"] < 0.1 < 0.5 < found["rnn"], found
+
+
+@pytest.mark.parametrize("task", ["adding", "copy"])
+def test_what_the_tasks_ask_for(task):
+    recall = memory.Recall(task, 30, "gru")
+    x, targets = recall.batch(np.random.default_rng(0), 7)
+    assert x.shape[1:] == (7, recall.sizes[0]) and x.dtype == np.float32
+    if task == "adding":
+        assert (x[..., 1].sum(axis=0) == 2).all() and (x[:15, :, 1].sum(axis=0) == 1).all()
+        np.testing.assert_allclose(targets[:, 0], (x[..., 0] * x[..., 1]).sum(axis=0), rtol=1e-6)
+        assert memory.baseline(task, 30) == 1 / 6
+    else:
+        seen = x.argmax(axis=-1)
+        assert len(x) == len(targets) == 50 and (seen[:10] == targets[-10:]).all() and not targets[:-10].any()
+        assert (seen[39] == 9).all() and not np.delete(seen, 39, axis=0)[10:].any()
+        assert memory.baseline(task, 30) == pytest.approx(10 * math.log(8) / 50)
+
+
+def _with_vowels():
+    try:
+        return vowels.utterances("TEST")
+    except ModuleNotFoundError as error:
+        assert "pip install" in str(error)
+        pytest.skip(reason="the data set of aeon or sktime is not installed")
+
+
+def test_vowels_are_ragged_speech():
+    test, train = _with_vowels(), vowels.utterances("TRAIN")
+    assert (len(train.frames), len(test.frames)) == (270, 370)
+    assert {f.shape[1] for f in train.frames} == {12} and train.frames[0].dtype == np.float32
+    lengths = [len(f) for f in train.frames + test.frames]
+    assert min(lengths) == 7 and max(lengths) == 29
+    assert np.bincount(train.speakers).tolist() == [30] * 9
+    every = np.concatenate(train.frames)
+    np.testing.assert_allclose(every.mean(axis=0), 0, atol=1e-5)
+    seen = [k for _, _, speakers in vowels.epoch(train, 40, np.random.default_rng(0)) for k in speakers]
+    assert sorted(seen) == sorted(train.speakers)
+
+
+def test_vowels_learn_and_agree_with_pytorch():
+    _with_vowels()
+    pytest.importorskip("torch")
+    figures = WORKLOADS["vowels"](1, Quiet(), config=configured(vowels.Config, SMALL["vowels"]), against="torch")
+    assert figures["fastrnn"]["after"] > 0.8 and figures["torch"]["after"] > 0.8
+    assert figures["comparison"]["largest_loss_difference"] < 1e-3
+    assert figures["sample"].count("speaker") == 9

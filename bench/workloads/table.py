@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from bench.workloads import charlm
+from bench.workloads import charlm, memory, vowels
 from bench.workloads.runner import Workload
 
 __all__ = ["WORKLOADS", "configured"]
 
-WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in (charlm.WORKLOAD,)}
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload for workload in (charlm.WORKLOAD, memory.WORKLOAD, vowels.WORKLOAD)
+}
 
 
 def configured(config: type[Any], settings: list[str], quick: bool = False) -> Any:
