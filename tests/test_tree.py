@@ -104,6 +104,38 @@ def test_the_public_side_has_no_kernels():
         assert not {"numba", "llvmlite", "cupy"} & set(imports_of(path)), path
 
 
+def modules_of(path):
+    """Full names of the modules that a file imports, and of what it takes from packages."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+def test_the_core_does_without_nn():
+    """Nothing of fastrnn but fastrnn.nn itself imports it, and fastrnn.nn brings no library along."""
+    core = [path for path in (ROOT / "fastrnn").rglob("*.py") if "nn" not in path.relative_to(ROOT / "fastrnn").parts]
+    assert len(core) > 10
+    for path in [*core, *(ROOT / "kernels").rglob("*.py")]:
+        assert not [name for name in modules_of(path) if "fastrnn.nn" in name or name.startswith(".nn")], path
+    run_python("""
+import sys
+import fastrnn
+assert "fastrnn.nn" not in sys.modules
+from fastrnn import nn
+model = nn.Model(embedding=nn.Embedding(5, 3), layer=fastrnn.GRU(3, 4), output=nn.Linear(4, 5))
+optimizer = nn.Adam(model)
+heavy = ("numba", "llvmlite", "torch", "scipy", "cupy", "safetensors", "matplotlib")
+assert not [name for name in sys.modules if name.partition(".")[0] in heavy]
+""")
+
+
+def test_nn_documents_what_it_offers():
+    nn = importlib.import_module("fastrnn.nn")
+    assert not [name for name in nn.__all__ if not getattr(nn, name).__doc__]
+
+
 def test_importing_loads_no_numba():
     run_python("""
 import sys

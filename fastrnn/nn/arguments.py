@@ -39,11 +39,14 @@ def floats(name: str, value: Any) -> tuple[NDArray[Any], Place]:
     return found, place
 
 
-def indices(name: str, value: Any, place: Place, size: int, what: str, valid: Any = None) -> NDArray[Any]:
+def indices(
+    name: str, value: Any, place: Place, size: int, what: str, valid: Any = None, known: Any = None
+) -> NDArray[Any]:
     """Integers in 0..size-1 at this place; ``what`` is the size in letters.
 
     A GPU's user may give them on the host, where they are looked at without waiting for the GPU; those of a CuPy
-    array are waited for. ``valid``: a mask, at the place, of those that count: others come back as 0.
+    array are waited for. ``valid``: a mask, at the place, of those that count: others come back as 0; ``known``: the
+    same on the host, where it is known there.
 
     One integer is as good as an array without axes. Raises TypeError for other than integers; ValueError that names
     the first one out of range.
@@ -56,7 +59,7 @@ def indices(name: str, value: Any, place: Place, size: int, what: str, valid: An
         raise TypeError(f"{name} must be integers, got dtype {found.dtype}")
     if valid is not None:
         if host and place is not HOST:
-            valid = place.to_host(valid)
+            valid = place.to_host(valid) if known is None else known
         found = (HOST if host else place).arrays.where(valid, found, found.dtype.type(0))
     if found.size:
         # Two reductions, of which the usual case takes nothing else: a mask and its search cost four times as much.

@@ -28,8 +28,9 @@ class Entries:
         self.shape, self.place = shape, place
         self.batch_first = checks.flag("batch_first", batch_first)
         self.valid: Any = None  # (…), at the place
+        self.known: NDArray[np.bool_] | None = None  # the same on the host, unless a mask came from a GPU
         if lengths is not None:
-            self._only(place.from_host(self._before(lengths)))
+            self._only(self._before(lengths))
         if mask is not None:
             self._only(self._checked(mask))
         self._rows: NDArray[np.int64] | None = None
@@ -52,15 +53,22 @@ class Entries:
             raise TypeError(f"mask must have dtype bool, got {found.dtype}: use mask.astype(bool)")
         if found.shape != self.shape:
             raise ValueError(f"mask must have shape {self.shape}, one for each entry, got {found.shape}")
-        return self.place.from_host(found) if host else found
+        return found
 
-    def _only(self, valid: Any) -> None:
-        self.valid = valid if self.valid is None else self.valid & valid
+    def _only(self, counting: Any) -> None:
+        """Leave out what does not count, told by an array of the host or of the place."""
+        host = not is_cupy(counting)
+        first = self.valid is None
+        if not host:
+            self.known = None
+        elif first or self.known is not None:
+            self.known = counting if self.known is None else self.known & counting
+        there = self.place.from_host(counting) if host else counting
+        self.valid = there if first else self.valid & there
 
     def leave_out(self, values: Any, ignored: int) -> None:
         """Entries with this value do not count; values (…) of the host or of the place."""
-        kept = values != ignored
-        self._only(kept if is_cupy(kept) == (self.place is not HOST) else self.place.from_host(kept))
+        self._only(values != ignored)
 
     def pick(self, values: Any) -> Any:
         """Rows (n, …) of an array (…, …), a view or a copy."""
@@ -114,7 +122,6 @@ class Entries:
             return max(1, self.shape[0 if self.batch_first or len(self.shape) < 2 else 1] if self.shape else 1)
         if self.valid is None:
             return max(1, int(np.prod(self.shape)) * width)
-        count = self.valid.sum()
-        if self.place is HOST:
-            return max(1, int(count) * width)
-        return cast(Any, self.place.arrays.maximum(count, 1)) * width
+        if self.known is not None:
+            return max(1, int(self.known.sum()) * width)
+        return cast(Any, self.place.arrays.maximum(self.valid.sum(), 1)) * width

@@ -83,7 +83,7 @@ def _index_targets(targets: Any, entries: Entries, V: int, ignore_index: int | N
         raise ValueError(f"targets must have shape {entries.shape}, that of logits but for V, got {found.shape}")
     if ignore_index is not None:
         entries.leave_out(found, checks.integer("ignore_index", ignore_index, -(1 << 62)))
-    return indices("targets", found, entries.place, V, "V", entries.valid)
+    return indices("targets", found, entries.place, V, "V", entries.valid, entries.known)
 
 
 def _softmax_rows(o: Any, t: Any, ε: float, place: Place, gradient: bool) -> tuple[Any, Any]:

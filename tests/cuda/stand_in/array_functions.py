@@ -175,6 +175,7 @@ def _ufunc(name: str) -> Callable[..., ndarray]:
 UFUNCS = {
     name: _ufunc(name)
     for name in (
-        "abs add divide equal exp isfinite isinf isnan maximum minimum multiply negative sign sqrt square subtract tanh"
+        "abs add divide equal exp isfinite isinf isnan log log1p maximum minimum multiply negative sign sqrt square "
+        "subtract tanh"
     ).split()
 }
