@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
+import fastrnn
 from bench import ROOT
 from bench.report import PUBLISHED, README, update_readme
 from bench.results import load
@@ -29,6 +31,17 @@ def test_the_committed_results_are_of_a_whole_run_in_which_nothing_disagreed():
 def test_the_quick_start_runs():
     (example,) = re.findall(r"## Quick start\n\n```python\n(.*?)```", TEXT, re.S)
     exec(compile(example, str(README), "exec"), {})
+
+
+def test_the_models_example_runs(tmp_path, monkeypatch):
+    pytest.importorskip("safetensors")
+    (example,) = re.findall(r"## From layers to models\n.*?```python\n(.*?)```", TEXT, re.S)
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    symbols = {"inputs": rng.integers(0, 9, (5, 3)), "targets": rng.integers(0, 9, (5, 3))}
+    given = {"fastrnn": fastrnn, "V": 9, "lengths": [5, 0, 2], "alphabet": "ab"} | symbols
+    exec(compile(example, str(README), "exec"), given)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", TEXT))))
