@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
 
 from bench.workloads import memory, vowels
 from bench.workloads.charlm import CharLM, Config
+from bench.workloads.runner import Training
 from bench.workloads.table import WORKLOADS, configured
 
 SMALL = {
@@ -45,14 +47,62 @@ def test_settings_are_read_by_the_type_of_their_default(name):
             configured(workload.config, [bad])
 
 
-def test_charlm_learns_and_agrees_with_pytorch():
+class Invented:
+    """An implementation whose losses are known; a rival's lie a little apart."""
+
+    def __init__(self, config, threads):
+        self.factor, self.done, self.steps = config["factor"], 0, config["steps"]
+
+    def train(self, steps):
+        losses = [self.factor * (100.0 - k) for k in range(self.done, self.done + steps)]
+        self.done += steps
+        return {"losses": losses, "seconds": 2.0, "words": 10 * steps}
+
+    def held_out(self):
+        return float(self.steps - self.done)
+
+    def sample(self):
+        return "a sample"
+
+
+@dataclass(frozen=True)
+class InventedConfig:
+    steps: int = 70
+    factor: float = 1.0
+
+    def to_json(self):
+        return asdict(self)
+
+
+def test_a_training_and_its_rival_take_turns():
+    """Blocks of steps, figures from both, and how far they are apart."""
+    here = "bench.test_workloads:Invented"
+    training = Training(
+        "invented", "-", InventedConfig, {"fastrnn": here, "torch": here}, "words", _says, 1.0, block=30
+    )
+    figures = training(1, Quiet(), against="torch")
+    mine = figures["fastrnn"]
+    assert mine["losses"] == [100.0 - k for k in range(70)] and mine["losses_every"] == 1
+    assert (mine["before"], mine["after"], mine["words_per_s"]) == (70.0, 0.0, 150.0)
+    assert figures["comparison"]["largest_loss_difference"] == 0 and figures["comparison"]["speed_ratio"] == 1
+    assert (figures["summary"], figures["sample"]) == ("70 steps", "a sample")
+    with pytest.raises(ValueError, match="invented has no implementation in jax"):
+        training(1, Quiet(), against="jax")
+
+
+def _says(figures, config):
+    return f"{config.steps} steps"
+
+
+def test_charlm_learns_and_has_pytorchs_curve():
     pytest.importorskip("torch")
-    config = configured(Config, SMALL["charlm"])
-    figures = WORKLOADS["charlm"](1, Quiet(), config=config, against="torch")
-    assert figures["fastrnn"]["after"] < figures["fastrnn"]["before"] - 0.5
-    assert figures["comparison"]["largest_loss_difference"] < 1e-5
-    assert abs(figures["comparison"]["held_out_difference"]) < 1e-5
-    assert "characters a second" in figures["summary"] and figures["sample"].startswith("The ")
+    from bench.workloads.charlm_torch import CharLMTorch
+
+    config = configured(Config, SMALL["charlm"]).to_json()
+    ours, theirs = CharLM(config, 1), CharLMTorch(config, 1)
+    first = ours.train(10)["losses"]
+    np.testing.assert_allclose(first, theirs.train(10)["losses"], rtol=1e-5)
+    assert ours.train(20)["losses"][-1] < first[0] - 0.5
 
 
 def test_charlm_samples_what_its_layer_says():
@@ -64,16 +114,31 @@ def test_charlm_samples_what_its_layer_says():
     assert written[4:].tolist() == likeliest[3:].tolist()
 
 
-def test_memory_runs_every_cell_beside_pytorch():
-    pytest.importorskip("torch")
-    figures = WORKLOADS["memory"](1, Quiet(), config=configured(memory.Config, SMALL["memory"]), against="torch")
-    assert [(r["task"], r["cell"]) for r in figures["runs"]] == [
-        (task, cell) for task in ("adding", "copy") for cell in ("rnn", "lstm", "gru")
+def test_memory_makes_its_table():
+    """Through the process, with what it says of each training."""
+    settings = [*SMALL["memory"], "cells=gru"]
+    figures = WORKLOADS["memory"](1, Quiet(), config=configured(memory.Config, settings))
+    assert [(run["task"], run["T"], run["cell"]) for run in figures["runs"]] == [
+        ("adding", 20, "gru"),
+        ("copy", 20, "gru"),
     ]
     for run in figures["runs"]:
-        assert run["steps"] == 5 and run["first_losses_apart"] < 1e-4, run
-        assert 0 <= run["fastrnn"]["held_out"] <= 1
-    assert figures["sample"].count("adding") == 3 and "torch" in figures["summary"]
+        assert run["steps"] == 5 and len(run["fastrnn"]["losses"]) == 5 and 0 <= run["fastrnn"]["held_out"] <= 1
+    assert figures["sample"].count("gru") == 2 and "gru recalls in" in figures["summary"]
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("task", ["adding", "copy"])
+def test_memory_has_pytorchs_curve(task, cell):
+    pytest.importorskip("torch")
+    from bench.workloads.memory_torch import MemoryTorch
+
+    curves = []
+    for kind in (memory.Memory, MemoryTorch):
+        model = kind(configured(memory.Config, SMALL["memory"]).to_json(), 1)
+        model.start(task, 20, cell)
+        curves.append([*model.train(5)["losses"], model.held_out()])
+    np.testing.assert_allclose(*curves, rtol=1e-4)
 
 
 def test_memory_gru_solves_a_short_adding_problem_and_rnn_does_not():
@@ -124,10 +189,22 @@ def test_vowels_are_ragged_speech():
     assert sorted(seen) == sorted(train.speakers)
 
 
-def test_vowels_learn_and_agree_with_pytorch():
+def test_vowels_learn():
     _with_vowels()
+    config = configured(vowels.Config, SMALL["vowels"])
+    model = vowels.Vowels(config.to_json(), 1)
+    assert model.held_out() < 0.4
+    model.train(config.steps)
+    assert model.held_out() > 0.8 and model.sample().count("speaker") == 9
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_vowels_have_pytorchs_curve(cell):
+    """Ours ragged, PyTorch's packed."""
     pytest.importorskip("torch")
-    figures = WORKLOADS["vowels"](1, Quiet(), config=configured(vowels.Config, SMALL["vowels"]), against="torch")
-    assert figures["fastrnn"]["after"] > 0.8 and figures["torch"]["after"] > 0.8
-    assert figures["comparison"]["largest_loss_difference"] < 1e-3
-    assert figures["sample"].count("speaker") == 9
+    _with_vowels()
+    from bench.workloads.vowels_torch import VowelsTorch
+
+    config = configured(vowels.Config, [*SMALL["vowels"], f"cell={cell}"]).to_json()
+    curves = [kind(config, 1).train(4)["losses"] for kind in (vowels.Vowels, VowelsTorch)]
+    np.testing.assert_allclose(*curves, rtol=1e-4)
