@@ -27,7 +27,7 @@ class MemoryTorch(Memory):
         self.modules.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
         self.optimizer = torch.optim.Adam(self.modules.parameters(), self.config.rate)
 
-    def _step(self, x: np.ndarray, targets: np.ndarray) -> float:
+    def _step(self, x: np.ndarray, targets: np.ndarray, rate: float) -> float:
         y, _ = self.layer(torch.from_numpy(x))
         wanted = torch.from_numpy(targets)
         if self.recall.task == "adding":
@@ -37,6 +37,8 @@ class MemoryTorch(Memory):
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.modules.parameters(), self.config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.optimizer.step()
         return loss.item()
 

@@ -6,7 +6,10 @@ Thin, and apart: the layers of ``fastrnn`` never import it. One protocol everywh
     y, tape = part.forward(x)                  # training
     grads = part.backward(tape, dy)            # grads.x, grads.params, grads.flat
 
-NumPy in, NumPy out; CuPy in, CuPy out (``part.to("cuda")``). A language model, and one step of its training::
+NumPy in, NumPy out; CuPy in, CuPy out (``part.to("cuda")``). Products are those libraries' own: unlike a layer's, a
+row's result may depend in its last bits on the batch around it and on the number of threads.
+
+A language model, and one step of its training::
 
     model = nn.Model(embedding=nn.Embedding(V, 64), lstm=fastrnn.LSTM(64, 256), output=nn.Linear(256, V))
     optimizer = nn.Adam(model, rate=1e-3)

@@ -41,7 +41,7 @@ def fit(parts: Any, step: Callable[[int], Any], steps: int, *, keep_every: int =
     parts : a model, a layer, a part, or a list of them
         Whose parameters are kept.
     step : function of k that takes a training step and returns its loss
-        Forward, backward, and the optimiser's step.
+        Forward, backward, and the optimiser's step. The loss is looked at, for which the host waits for a GPU.
     steps : int >= 0
     keep_every : int >= 1
         Copy the parameters before every so manieth step: one more pass over them, small beside a step.

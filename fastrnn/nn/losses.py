@@ -127,7 +127,7 @@ def sigmoid_cross_entropy(
     logits : array (…, K), float32 or float64
         K outputs that do not exclude each other; (T, B, 1) for one.
     targets : array (…, K), 0 <= t <= 1
-        In the logits' dtype, or of integers or booleans.
+        In the logits' dtype, or of integers or booleans. Their range is looked at, for which the host waits for a GPU.
     lengths, mask, reduction, batch_first, gradient
         As in the module's text. An entry's loss is the sum over its K outputs; "mean" divides by K as well.
     """
