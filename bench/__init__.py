@@ -4,7 +4,8 @@ Reading order: ``cases`` (what is timed), ``devices`` (where, and how time is ta
 ``worker`` and ``processes`` (one process each), ``contender`` (checked, then timed), ``measure`` (blocks in turn,
 ratios of medians), ``limits`` and ``limits_cuda`` (the machine), ``run`` (one whole run), ``results`` (the file it
 leaves), ``tables``, ``crossover``, ``report``, ``compare`` and ``plots`` (what is made of that file), ``workloads``;
-apart from that, ``kernel_table`` (what CUDA kernels take) and ``floors`` (what their steps should cost).
+apart from that, ``kernel_table`` (what CUDA kernels take), ``floors`` (what their steps should cost) and
+``gradient_flow`` (what is left of a gradient on its way back through time).
 """
 
 from __future__ import annotations
