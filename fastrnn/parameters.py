@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fastrnn.cells import Cell
 from fastrnn.places import is_cupy
 
-__all__ = ["FlatParameters", "Layout", "ParameterDict", "Weights", "initial_values", "read_mapping"]
+__all__ = ["FlatParameters", "Layout", "ParameterDict", "Weights", "initial_values", "mismatches", "read_mapping"]
 
 
 # Parameters, or their gradients, of one layer in one direction, as a backend takes them: weight_ih (G*H, in),
@@ -183,11 +183,11 @@ def read_mapping(mapping: Mapping[str, Any], layout: Layout, dtype: np.dtype[Any
     """
     if not (hasattr(mapping, "keys") and hasattr(mapping, "__getitem__")):
         raise TypeError(f"mapping must map names to arrays, got {type(mapping).__name__}")
-    shapes = {e.name: e.shape for e in layout}
-    given = {name: _floats(name, mapping[name]) for name in mapping.keys() if name in shapes}
-    problems = list(_mismatches(shapes, given, [name for name in mapping.keys() if name not in shapes]))
-    if problems:
-        raise ValueError("mapping does not fit the layer: " + "; ".join(problems))
+    known = {e.name for e in layout}
+    given = {name: _floats(name, mapping[name]) for name in mapping.keys() if name in known}
+    shapes = {name: given[name].shape if name in known else None for name in mapping.keys()}
+    if problems := mismatches(layout, shapes):
+        raise ValueError(f"mapping does not fit the layer: {problems}")
     flat = np.empty(layout.size, dtype)
     for e in layout:
         try:
@@ -198,17 +198,19 @@ def read_mapping(mapping: Mapping[str, Any], layout: Layout, dtype: np.dtype[Any
     return flat
 
 
-def _mismatches(
-    shapes: dict[str, tuple[int, ...]], given: dict[str, NDArray[Any]], unexpected: list[str]
-) -> Iterator[str]:
+def mismatches(layout: Layout, given: Mapping[str, tuple[int, ...] | None]) -> str:
+    """What is missing, unexpected or misshapen among given names and shapes; empty if they are the layout's."""
+    shapes = {e.name: e.shape for e in layout}
     missing = [name for name in shapes if name not in given]
-    if missing:
-        yield f"missing {', '.join(missing)}"
-    if unexpected:
-        yield f"unexpected {', '.join(map(str, unexpected))}"
-    for name, array in given.items():
-        if array.shape != shapes[name]:
-            yield f"{name} must have shape {shapes[name]}, got {array.shape}"
+    unexpected = [name for name in given if name not in shapes]
+    problems = [f"missing {', '.join(missing)}"] * bool(missing)
+    problems += [f"unexpected {', '.join(map(str, unexpected))}"] * bool(unexpected)
+    problems += [
+        f"{name} must have shape {shapes[name]}, got {shape}"
+        for name, shape in given.items()
+        if name in shapes and shape != shapes[name]
+    ]
+    return "; ".join(problems)
 
 
 def _floats(name: str, value: Any) -> NDArray[Any]:
