@@ -118,7 +118,9 @@ class NpzFile(Mapping[str, NDArray[Any]]):
             with archive.open(info) as file:
                 shape, fortran, dtype = _header(file)
                 start = file.tell()
-        except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
+        except (OSError, *_BROKEN):
+            raise
+        except Exception as error:  # whatever a hostile header makes of NumPy's parsers
             raise self._error(f"member {info.filename!r} is no array: {error}") from None
         if dtype.hasobject:
             raise self._error(f"member {info.filename!r} holds pickled objects, which are never loaded")

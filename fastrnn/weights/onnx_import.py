@@ -190,6 +190,8 @@ def _tensor(
         raise ValueError(f"{what} ({name!r}) is not stored in the model but computed: fold the model's constants first")
     tensor = stored[name]
     try:
+        if min(tensor.dims, default=0) < 0:
+            raise ValueError(f"its shape is {list(tensor.dims)}")
         if uses_external_data(tensor):
             if folder is None:
                 raise ValueError("it lies in a file of external data: give the model's path")

@@ -9,6 +9,7 @@ https://onnx.ai/onnx/operators/onnx__LSTM.html. Nothing here imports onnx.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,14 +32,17 @@ _OUR_GATES = {"RNN": "h", "LSTM": "ifgo", "GRU": "rzn"}
 _PEEPHOLES, _OUR_PEEPHOLES = "iof", "ifo"
 _COUPLED_GATES, _COUPLED_PEEPHOLES = "fgo", "fo"
 
+# A default that the specification does not state.
+_REQUIRED = math.nan
+
 # Activations by lower-case name (runtimes do not mind the case), with the defaults of alpha and beta.
 _ACTIVATIONS: dict[str, tuple[float | None, float | None]] = {
-    "affine": (1.0, 0.0),
+    "affine": (_REQUIRED, _REQUIRED),
     "elu": (1.0, None),
     "hardsigmoid": (0.2, 0.5),
     "leakyrelu": (0.01, None),
     "relu": (None, None),
-    "scaledtanh": (1.0, 1.0),
+    "scaledtanh": (_REQUIRED, _REQUIRED),
     "sigmoid": (None, None),
     "softplus": (None, None),
     "softsign": (None, None),
@@ -143,14 +147,13 @@ def _activations(kind: str, directions: int, attributes: Mapping[str, Any]) -> t
     for name in names[: each * directions]:
         if name not in _ACTIVATIONS:
             raise ValueError(f"activations: {name!r} is none of {', '.join(_ACTIVATIONS)}")
-        alpha, beta = _ACTIVATIONS[name]
-        found.append(
-            Activation(
-                name,
-                None if alpha is None else float(next(alphas, alpha)),
-                None if beta is None else float(next(betas, beta)),
-            )
+        alpha, beta = (
+            None if default is None else float(next(given, default))
+            for default, given in zip(_ACTIVATIONS[name], (alphas, betas), strict=True)
         )
+        if math.isnan(alpha or 0) or math.isnan(beta or 0):
+            raise ValueError(f"activations: {name!r} needs activation_alpha and activation_beta")
+        found.append(Activation(name, alpha, beta))
     return tuple(tuple(found[d * each : (d + 1) * each]) for d in range(directions))
 
 

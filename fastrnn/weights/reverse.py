@@ -12,7 +12,7 @@ from fastrnn.checks import State
 from fastrnn.recurrent import RecurrentLayer
 from fastrnn.tape import Gradients, Tape
 
-__all__ = ["Reverse", "ReverseTape"]
+__all__ = ["Reverse", "ReverseTape", "turned"]
 
 
 class ReverseTape(NamedTuple):
@@ -76,18 +76,18 @@ class Reverse:
             valid = None
         checked = checks.resets(resets, T, B, unbatched, layer.kind.place)
         if checked is not None:
-            checked = _turned(checked, valid, False)
+            checked = turned(checked, valid, False)
             checked = checked[:, 0] if unbatched else checked
         return self._turned(x, valid), valid, checked
 
     def _turned(self, values: NDArray[Any], valid: NDArray[np.int64] | None) -> NDArray[Any]:
-        return _turned(values, valid, self.layer.batch_first and values.ndim == 3)
+        return turned(values, valid, self.layer.batch_first and values.ndim == 3)
 
     def __repr__(self) -> str:
         return f"Reverse({self.layer!r})"
 
 
-def _turned(values: NDArray[Any], valid: NDArray[np.int64] | None, batch_first: bool) -> NDArray[Any]:
+def turned(values: NDArray[Any], valid: NDArray[np.int64] | None, batch_first: bool) -> NDArray[Any]:
     """The valid steps of every row in the opposite order, the rest where it is; its own inverse."""
     if valid is None:
         return values[:, ::-1] if batch_first else values[::-1]
