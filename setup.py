@@ -10,7 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "fastrnn/__init__.py").rea
 README = ROOT / "README.md"
 
 TEST = ["pytest>=8", "pytest-xdist>=3.2", "pytest-benchmark>=4", "hypothesis>=6.100", "onnx>=1.16", "onnxruntime>=1.20"]
-TEST += ["safetensors>=0.4"]
+TEST += ["safetensors>=0.4"]  # the oracle of our reader
 # CuPy and NVRTC compile the CUDA kernels without a GPU or driver, nvdisasm shows what they became; elsewhere those
 # tests are skipped.
 LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"

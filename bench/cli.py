@@ -11,6 +11,7 @@ from typing import Any
 
 from bench import RESULTS, machine
 from bench.cases import CELLS, CROSSOVER, MODES, Case, cases_for, parse_shapes
+from bench.compatibility import add_compatibility
 from bench.devices import DEVICES, DTYPES, missing
 from bench.floors import add_floors
 from bench.gradient_flow import add_gradient_flow
@@ -29,7 +30,7 @@ __all__ = ["cells_named", "main", "names_among", "planned_cases", "usable_device
 LAST = RESULTS / "local" / "last.json"
 _BY_NAME = ", ".join(name for name, entry in REGISTRY.items() if not entry.auto)
 _COMMANDS = (
-    "run", "compare", "report", "workload", "gradient-flow", "sweep", "kernels", "floors", "policies",
+    "run", "compare", "report", "workload", "gradient-flow", "compatibility", "sweep", "kernels", "floors", "policies",
 )  # fmt: skip
 
 # A quick run has to fit a minute; a grid has the time to be sure.
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add_kernels(commands)
     add_floors(commands)
     add_policies(commands)
+    add_compatibility(commands)
     return parser
 
 

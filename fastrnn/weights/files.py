@@ -17,7 +17,8 @@ from fastrnn.weights.safetensors import SafetensorsFile, write_safetensors
 
 __all__ = ["from_npz", "from_safetensors", "to_npz", "to_safetensors"]
 
-# Under this name a safetensors file's metadata keeps what names and shapes do not tell: JSON, prefix -> options.
+# Under this name a safetensors file's metadata keeps, as JSON, what names and shapes do not tell: {"kind": class,
+# "settings": arguments} of a layer; of what stands before a dot in names, {"kind": "Model", "parts": {name: ...}}.
 _METADATA = "fastrnn"
 _TOLD = ("batch_first", "dropout")
 
@@ -66,8 +67,13 @@ def from_npz(
 
 def to_safetensors(layer: RecurrentLayer, path: Path, *, prefix: str = "") -> None:
     """Write a layer's parameters under PyTorch's names after a prefix, and its options into the metadata."""
-    options = {name: getattr(layer, name) for name in (*layer._cell_defaults, *_TOLD)}
-    described = {prefix: {"kind": type(layer).__name__, **options}}
+    if prefix and not prefix.endswith("."):
+        raise ValueError(f"prefix must be empty or end with a dot, got {prefix!r}")
+    names = ("input_size", "hidden_size", "num_layers", *layer._defaults, *layer._cell_defaults)
+    settings = {name: getattr(layer, name) for name in names if name != "device"} | {"dtype": layer.dtype.name}
+    described: dict[str, Any] = {"kind": type(layer).__name__, "settings": settings}
+    for name in reversed(prefix.split(".")[:-1]):
+        described = {"kind": "Model", "parts": {name: described}}
     arrays = {prefix + name: layer.kind.place.to_host(array) for name, array in layer.params.items()}
     write_safetensors(path, arrays, {_METADATA: json.dumps(described)})
 
@@ -90,12 +96,23 @@ def _loaded(
     prefix = find_prefix(source) if prefix is None else prefix
     if into is not None:
         return fill(into, source, prefix)
-    of_file = told.get(prefix) if isinstance(told, dict) else None
-    if not isinstance(of_file, dict) or of_file.get("kind") not in CLASSES:
+    kind, settings = _described(told, prefix)
+    if kind is None:
         return layer_from(source, functools.partial(_by_gates, options), prefix, options)
-    cell = {name: of_file[name] for name in CLASSES[of_file["kind"]]._cell_defaults if name in of_file}
-    defaults = {name: of_file[name] for name in _TOLD if name in of_file}
-    return layer_from(source, lambda *_: (of_file["kind"], cell), prefix, {**defaults, **options})
+    cell = {name: settings[name] for name in CLASSES[kind]._cell_defaults if name in settings}
+    defaults = {name: settings[name] for name in _TOLD if name in settings}
+    return layer_from(source, lambda *_: (kind, cell), prefix, {**defaults, **options})
+
+
+def _described(told: Any, prefix: str) -> tuple[str | None, dict[str, Any]]:
+    """The class and the settings of the layer under a prefix, or None where the file does not say them."""
+    for name in prefix.split(".")[:-1]:
+        parts = told.get("parts") if isinstance(told, dict) else None
+        told = parts.get(name) if isinstance(parts, dict) else None
+    kind, settings = (told.get("kind"), told.get("settings")) if isinstance(told, dict) else (None, None)
+    if not isinstance(kind, str) or kind not in CLASSES or not isinstance(settings, dict):
+        return None, {}
+    return kind, settings
 
 
 def _by_gates(options: Mapping[str, Any], gates: int, peephole: bool) -> tuple[str, dict[str, Any]]:

@@ -93,5 +93,5 @@ def to_torch(layer: RecurrentLayer) -> Any:
     )
     with torch.no_grad():
         for name, array in host_params(layer).items():
-            getattr(module, name).copy_(torch.from_numpy(array))
+            getattr(module, name).copy_(torch.tensor(array))
     return module

@@ -41,6 +41,9 @@ NODE_OPTIONS = {
 }
 
 
+STEEP = ("clip", "other activations")
+
+
 def node_case(cell, option, **more):
     kind, attributes, options = NODES[cell]
     given = {**options, **NODE_OPTIONS[option], **more}
@@ -110,9 +113,9 @@ def agreements():
         for cell in LAYERS:
             for option in options:
                 run = lambda cell=cell, option=option: difference(cell, option)  # noqa: E731
-                found.append(Agreement(library, cell, option, run))
+                found.append(Agreement(library, cell, option, run, steep=option in STEEP))
 
-    representable = [option for option in NODE_OPTIONS if option not in ("clip", "other activations")]
+    representable = [option for option in NODE_OPTIONS if option not in STEEP]
     add("ONNX Runtime: from_onnx", representable, import_difference)
     add("ONNX Runtime: to_onnx", [*OPTIONS, "reverse", "ragged, reverse"], export_difference)
     add("ONNX Runtime: fastrnn.onnx", NODE_OPTIONS, operator_difference)

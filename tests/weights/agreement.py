@@ -35,13 +35,14 @@ class Agreement:
     option: str
     difference: Callable[[], float]
     dtype: str = "float32"
+    steep: bool = False  # large weights and kinks, where two runtimes' rounding is magnified
 
     def __str__(self):
         return f"{self.cell}-{self.option}".replace(", ", "-").replace(" ", "_")
 
     @property
     def tolerance(self):
-        return TOLERANCE[self.dtype]
+        return TOLERANCE[self.dtype] * (20 if self.steep else 1)
 
 
 def problem_of(cell: str, option: str, dtype: str = "float32", **options) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -85,21 +86,38 @@ def test_only_the_layers_own_arrays_are_read(tmp_path, monkeypatch):
     assert sorted(read) == sorted("a." + name for name in layer.params)
 
 
+def test_layers_within_models_are_described_by_their_prefix(tmp_path):
+    """As fastrnn.nn writes them."""
+    path = tmp_path / "x"
+    with pytest.raises(ValueError, match="end with a dot"):
+        to_safetensors(fastrnn.GRU(2, 3), path, prefix="gru")
+    layer = fastrnn.GRU(2, 3, batch_first=True)
+    to_safetensors(layer, path, prefix="encoder.gru.")
+    file = SafetensorsFile(path)
+    described = json.loads(file.metadata["fastrnn"])
+    gru = described["parts"]["encoder"]["parts"]["gru"]
+    assert gru["kind"] == "GRU" and gru["settings"]["batch_first"] and not gru["settings"]["reset_after"]
+    arrays = {name.removeprefix("encoder."): file[name] for name in file}
+    write_safetensors(path, arrays, {"fastrnn": json.dumps(described["parts"]["encoder"])})
+    assert repr(from_safetensors(path)) == repr(layer)
+
+
 def test_metadata_that_lies_is_refused(tmp_path):
     path = tmp_path / "x"
     params = dict(fastrnn.LSTM(2, 3).params)
     for told, message in [
         ("{", "can't be read"),
-        ('{"": {"kind": "GRU"}}', "do not fit GRU"),
-        ('{"": {"kind": "LSTM", "peephole": true}}', "missing weight_peephole_l0"),
-        ('{"": {"kind": "LSTM", "peephole": "yes"}}', "peephole must be True or False"),
-        ('{"": {"kind": "LSTM", "dropout": 7}}', "dropout must be"),
+        ('{"kind": "GRU", "settings": {}}', "do not fit GRU"),
+        ('{"kind": "LSTM", "settings": {"peephole": true}}', "missing weight_peephole_l0"),
+        ('{"kind": "LSTM", "settings": {"peephole": "yes"}}', "peephole must be True or False"),
+        ('{"kind": "LSTM", "settings": {"dropout": 7}}', "dropout must be"),
     ]:
         write_safetensors(path, params, {"fastrnn": told})
         with pytest.raises((ValueError, TypeError), match=message):
             from_safetensors(path)
-    write_safetensors(path, params, {"fastrnn": '{"": {"kind": "os.system"}}'})
-    assert repr(from_safetensors(path)) == "LSTM(2, 3)"
+    for told in ('{"kind": "os.system", "settings": {}}', "[]", '{"kind": [], "settings": 1}', '{"parts": 3}', "null"):
+        write_safetensors(path, params, {"fastrnn": told})
+        assert repr(from_safetensors(path)) == "LSTM(2, 3)"
 
 
 def test_npz_files_of_numpy(tmp_path):

@@ -16,13 +16,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from tests.weights import agree_onnx  # noqa: E402
 from tests.weights.onnx_node import NodeCase  # noqa: E402
 
-# Steep cells (large weights) and clip are where the two runtimes' own rounding shows: 9e-6 at most.
-LOOSER = {"clip": 2e-5, "other activations": 2e-5}
-
 
 @pytest.mark.parametrize("agreement", agree_onnx.agreements(), ids=lambda a: f"{a.library.split()[-1]}-{a}")
 def test_outputs_agree(agreement):
-    assert agreement.difference() <= LOOSER.get(agreement.option, agreement.tolerance)
+    assert agreement.difference() <= agreement.tolerance
 
 
 def test_float64_comes_and_goes(tmp_path):
