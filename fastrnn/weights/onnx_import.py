@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -181,7 +182,7 @@ def _tensor(
 ) -> NDArray[Any] | None:
     """The array that stands at an input, or None where there is none."""
     from onnx import numpy_helper
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+    from onnx.external_data_helper import uses_external_data
 
     name = node.input[index] if index < len(node.input) else ""
     if not name:
@@ -193,15 +194,30 @@ def _tensor(
         if min(tensor.dims, default=0) < 0:
             raise ValueError(f"its shape is {list(tensor.dims)}")
         if uses_external_data(tensor):
-            if folder is None:
-                raise ValueError("it lies in a file of external data: give the model's path")
-            info = ExternalDataInfo(tensor)
-            size = os.path.getsize(os.path.join(folder, info.location))
-            if max(info.length or 0, (info.offset or 0)) > size:
-                raise ValueError(f"its external data end after {size} bytes")
+            tensor = _bounded(tensor, folder)
         array = numpy_helper.to_array(tensor, folder or "")
     except Exception as error:  # whatever a broken tensor makes of protobuf, NumPy and onnx
         raise ValueError(f"{what} ({name!r}) can't be read: {error}") from None
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise ValueError(f"{what} ({name!r}) must be of floats, got {array.dtype}")
     return array
+
+
+def _bounded(tensor: onnx.TensorProto, folder: str | None) -> onnx.TensorProto:
+    """A tensor of external data whose length is what its shape takes, and not more than the file has."""
+    from onnx import TensorProto, helper
+    from onnx.external_data_helper import ExternalDataInfo
+
+    if folder is None:
+        raise ValueError("it lies in a file of external data: give the model's path")
+    info = ExternalDataInfo(tensor)
+    offset = info.offset or 0
+    need = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    have = os.path.getsize(os.path.join(folder, info.location)) - offset
+    if offset < 0 or need > have or info.length not in (None, need):
+        raise ValueError(f"its shape {list(tensor.dims)} takes {need} bytes, the external data have {have}")
+    found = TensorProto()
+    found.CopyFrom(tensor)
+    if info.length is None:  # else all of the file would be read
+        found.external_data.add(key="length", value=str(need))
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,22 +76,26 @@ class Reverse:
             valid = None
         checked = checks.resets(resets, T, B, unbatched, layer.kind.place)
         if checked is not None:
-            checked = turned(checked, valid, False)
+            checked = turned(checked, valid, False, layer.kind.place.arrays)
             checked = checked[:, 0] if unbatched else checked
         return self._turned(x, valid), valid, checked
 
     def _turned(self, values: NDArray[Any], valid: NDArray[np.int64] | None) -> NDArray[Any]:
-        return turned(values, valid, self.layer.batch_first and values.ndim == 3)
+        return turned(values, valid, self.layer.batch_first and values.ndim == 3, self.layer.kind.place.arrays)
 
     def __repr__(self) -> str:
         return f"Reverse({self.layer!r})"
 
 
-def turned(values: NDArray[Any], valid: NDArray[np.int64] | None, batch_first: bool) -> NDArray[Any]:
-    """The valid steps of every row in the opposite order, the rest where it is; its own inverse."""
+def turned(values: NDArray[Any], valid: NDArray[np.int64] | None, batch_first: bool, arrays: Any = np) -> NDArray[Any]:
+    """The valid steps of every row in the opposite order, the rest where it is; its own inverse.
+
+    arrays : the module that values are of, numpy or cupy.
+    """
     if valid is None:
         return values[:, ::-1] if batch_first else values[::-1]
     B, T = len(valid), values.shape[batch_first]
     rows, steps = np.arange(B)[:, None], np.arange(T)
     source = np.where(steps < valid[:, None], valid[:, None] - 1 - steps, steps)  # (B, T)
-    return values[rows, source] if batch_first else values[source.T, rows.T]
+    index = (rows, source) if batch_first else (source.T, rows.T)
+    return cast(NDArray[Any], values[tuple([arrays.asarray(part) for part in index])])

@@ -14,8 +14,10 @@ import pytest
 import fastrnn
 from fastrnn.weights import from_npz, from_safetensors, to_npz, to_safetensors
 from fastrnn.weights.npz import NpzError, NpzFile
+from fastrnn.weights.reverse import turned
 from fastrnn.weights.safetensors import SafetensorsFile, write_safetensors
 from tests.cases import LAYERS
+from tests.cuda import stand_in
 from tests.processes import run_python
 
 STRUCTURES = [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.25, "bias": False}]
@@ -237,6 +239,27 @@ for path in sys.argv[1:]:
 """
     printed = run_python(script, str(bomb), str(liar)).splitlines()
     assert len(printed) == 2 and "would inflate to" in printed[0] and "takes 4398046511104 bytes" in printed[1]
+
+
+def test_layers_on_a_gpu_come_and_go(tmp_path):
+    """On the stand-in for CuPy: parameters are copied from and to the device, also where they are bfloat16."""
+    pytest.importorskip("ml_dtypes", reason="bfloat16 is a dtype of ml_dtypes")
+    path = tmp_path / "x"
+    with stand_in.installed() as cupy:
+        layer = fastrnn.GRU(3, 4, device="cuda", dtype="bfloat16", seed=0)
+        to_safetensors(layer, path)
+        assert SafetensorsFile(path).dtype("weight_hh_l0") == "BF16"
+        again = from_safetensors(path, device="cuda", dtype="bfloat16")
+        assert repr(again) == repr(layer)
+        want = cupy.asnumpy(layer.flat_params).astype(np.float32)
+        np.testing.assert_array_equal(cupy.asnumpy(again.flat_params).astype(np.float32), want)
+        np.testing.assert_array_equal(from_safetensors(path).flat_params, want)
+        to_npz(layer, path)
+        np.testing.assert_array_equal(from_npz(path, reset_after=False).flat_params, want)
+        values, lengths = np.arange(24.0).reshape(4, 3, 2), np.array([2, 4, 0])
+        for array, batch_first in ((values, False), (values.swapaxes(0, 1), True)):
+            got = turned(cupy.asarray(array), lengths, batch_first, cupy)
+            np.testing.assert_array_equal(cupy.asnumpy(got), turned(array, lengths, batch_first))
 
 
 def test_importing_loads_no_other_library(tmp_path):

@@ -13,6 +13,7 @@ pytest.importorskip("onnxruntime", reason="the oracle is ONNX Runtime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from tests.processes import run_python  # noqa: E402
 from tests.weights import agree_onnx  # noqa: E402
 from tests.weights.onnx_node import NodeCase  # noqa: E402
 
@@ -174,6 +175,44 @@ def test_a_file_beyond_what_protobuf_can_hold_is_not_read(tmp_path):
         file.truncate(20 << 30)
     with pytest.raises(ValueError, match="no ONNX file has more"):
         from_onnx(tmp_path / "huge.onnx")
+
+
+def test_hostile_models_take_little_memory(tmp_path):
+    """Shapes beyond memory without data, and external data of 20 GB that are nearly all hole on the disk."""
+    pytest.importorskip("resource", reason="memory is limited by setrlimit")
+    with open(tmp_path / "weights.bin", "wb") as file:
+        file.truncate(20 << 30)
+
+    def external(length):
+        tensor = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[1, 51, 4], data_location=TensorProto.EXTERNAL)
+        for key, value in {"location": "weights.bin", "offset": "0", "length": length}.items():
+            if value:
+                tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    shaped = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[1, 51, 1 << 40], raw_data=b"")
+    typed = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[1 << 20, 51, 1 << 20], float_data=[1.0])
+    paths = []
+    for k, tensor in enumerate([shaped, typed, external(str(20 << 30)), external(None)]):
+        model = broken_tensor(lambda first, tensor=tensor: first.CopyFrom(tensor))
+        paths.append(tmp_path / f"{k}.onnx")
+        paths[-1].write_bytes(model.SerializeToString())
+    script = """
+import resource, sys
+import onnx
+from fastrnn.weights import from_onnx
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + (128 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for path in sys.argv[1:]:
+    try:
+        print(from_onnx(path))
+    except ValueError as error:
+        print("refused", error)
+"""
+    printed = run_python(script, *map(str, paths)).splitlines()
+    assert [line.split()[0] for line in printed] == ["refused", "refused", "refused", "GRU(4,"], printed
+    assert "takes 816 bytes" in printed[2]
 
 
 def test_other_sources_are_refused():
