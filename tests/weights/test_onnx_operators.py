@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +17,7 @@ from onnx import TensorProto, helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from fastrnn.onnx import OPERATORS, operators  # noqa: E402
-from fastrnn.weights import to_onnx  # noqa: E402
+from fastrnn.weights import from_onnx, from_torch, to_onnx  # noqa: E402
 from tests.cases import Case  # noqa: E402
 from tests.checks import make_layer  # noqa: E402
 from tests.weights.agreement import largest  # noqa: E402
@@ -173,3 +176,30 @@ def test_inputs_that_do_not_fit_are_refused(change, message):
     evaluator = ReferenceEvaluator(case.model(), new_ops=OPERATORS)
     with pytest.raises(ValueError, match=message):
         evaluator.run(None, case.feeds | change)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_models_that_pytorch_exports(name):
+    """With batch-first input, a stack of two directions, dynamic sizes and a layer behind."""
+    torch = pytest.importorskip("torch", reason="PyTorch exports the model")
+    torch.manual_seed(0)
+    rnn, head = getattr(torch.nn, name)(4, 5, 2, bidirectional=True, batch_first=True), torch.nn.Linear(10, 3)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = rnn, head
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0])
+
+    file, x = io.BytesIO(), torch.randn(3, 7, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this exporter is the older one; the newer needs another package
+        axes = {"x": {0: "B", 1: "T"}}
+        torch.onnx.export(Model().eval(), (x[:1, :2],), file, dynamo=False, input_names=["x"], dynamic_axes=axes)
+    model = onnx.load_model_from_string(file.getvalue())
+    (got,) = ReferenceEvaluator(model, new_ops=OPERATORS).run(None, {"x": x.numpy()})
+    assert largest([got], [head(rnn(x)[0]).detach().numpy()]) <= 1e-6
+    names = [node.name for node in model.graph.node if node.op_type == name]
+    np.testing.assert_array_equal(from_onnx(model, *names).flat_params, from_torch(rnn).flat_params)
