@@ -24,7 +24,7 @@ from tests.weights.agreement import largest  # noqa: E402
 from tests.weights.onnx_node import GATES, NodeCase  # noqa: E402
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     kind=st.sampled_from(sorted(GATES)),
     direction=st.sampled_from(["forward", "reverse", "bidirectional"]),
@@ -42,7 +42,9 @@ def test_shapes_and_options_at_random(kind, direction, sizes, flags, clip, seed)
         kind, T, B, I, H, direction, bias, peephole=kind == "LSTM" and variant, ragged=ragged, initial=initial,
         layout=int(layout), attributes=attributes, seed=seed,
     )  # fmt: skip
-    assert largest(list(case.by_us().values()), list(case.by_onnxruntime().values())) <= 1e-5
+    # Together, since a state of few numbers may be near zero by cancellation.
+    ours, theirs = (np.concatenate([a.ravel() for a in by().values()]) for by in (case.by_us, case.by_onnxruntime))
+    assert largest([ours], [theirs]) <= 1e-5
 
 
 ALPHAS = {"activation_alpha": [0.7, 0.6, 0.4], "activation_beta": [0.4, 0.3, 0.2]}
@@ -133,6 +135,12 @@ def test_weights_that_are_inputs_may_change(packs, attributes):
     feeds["W"] = feeds["W"].copy()
     np.testing.assert_array_equal(run(), first)
     assert len(packs) == 1
+    case.weights["W"][0, 0, 0] += 1  # the array of the first run, in place
+    feeds["W"] = case.weights["W"]
+    assert not np.array_equal(run(), first) and len(packs) == 2
+    case.weights["W"][0, 0, 0] -= 1
+    np.testing.assert_allclose(run(), first, atol=1e-6)
+    packs[1:] = []
     feeds["W"][0, 0, 0] += 1
     changed = run()
     assert len(packs) == 2 and not np.array_equal(changed, first)
@@ -142,6 +150,15 @@ def test_weights_that_are_inputs_may_change(packs, attributes):
     np.testing.assert_array_equal(run(), changed)
     view.base[0, 0, 0] -= 1
     np.testing.assert_allclose(run(), first, atol=1e-6)
+    feeds["W"] = locked = view.copy()
+    locked.flags.writeable = False  # its owner may make it writeable again
+    evaluator = ReferenceEvaluator(case.model(weights_as_inputs=True), new_ops=OPERATORS)
+    np.testing.assert_allclose(run(), first, atol=1e-6)
+    locked.flags.writeable = True
+    locked[0, 0, 0] += 1
+    locked.flags.writeable = False
+    np.testing.assert_array_equal(run(), changed)
+    feeds["W"] = view
     feeds["B"] = np.zeros_like(feeds["B"])
     case.weights["B"] = feeds["B"]
     case.weights["W"] = view.copy()
