@@ -195,7 +195,7 @@ def _tensor(
             raise ValueError(f"its shape is {list(tensor.dims)}")
         if uses_external_data(tensor):
             tensor = _bounded(tensor, folder)
-        array = numpy_helper.to_array(tensor, folder or "")
+        array: NDArray[Any] = numpy_helper.to_array(tensor, folder or "")
     except Exception as error:  # whatever a broken tensor makes of protobuf, NumPy and onnx
         raise ValueError(f"{what} ({name!r}) can't be read: {error}") from None
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
