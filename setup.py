@@ -36,7 +36,6 @@ setup(
     install_requires=["numpy>=1.26", "numba>=0.61"],
     extras_require={
         "test": TEST,
-        "nn": ["safetensors>=0.4"],  # saving and loading
         "bench": BENCH,
         # Rivals beyond ONNX Runtime. torch is several GB with its CUDA libraries; a CPU build does as well.
         "peers": ["torch>=2.4", "openvino>=2024.4", "jax>=0.4.30", "keras>=3.5", "mygrad>=2.2"],

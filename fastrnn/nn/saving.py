@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import layers
 from fastrnn.nn.model import Model, leaves
 from fastrnn.nn.part import Part
 from fastrnn.recurrent import RecurrentLayer
+from fastrnn.weights.safetensors import SafetensorsFile, write_safetensors
 
 __all__ = ["load", "load_into", "read_notes", "save"]
 
@@ -35,8 +34,7 @@ def save(path: AnyPath, part: Any, *, notes: Any = None) -> None:
 
     notes : anything that JSON can hold, such as a vocabulary; ``read_notes`` gives it back.
 
-    Raises TypeError for what is no part and for notes that JSON can't hold, ImportError without the package
-    safetensors.
+    Raises TypeError for what is no part and for notes that JSON can't hold.
     """
     try:
         about = {_ABOUT: json.dumps(_described(part)), _NOTES: json.dumps(notes)}
@@ -48,7 +46,7 @@ def save(path: AnyPath, part: Any, *, notes: Any = None) -> None:
         for entry in leaf.layout:
             name = f"{prefix}.{entry.name}" if prefix else entry.name
             tensors[name] = flat[entry.start : entry.stop].reshape(entry.shape)
-    _write(Path(path), tensors, about)
+    write_safetensors(path, tensors, about)
 
 
 def load(path: AnyPath, *, device: str = "cpu") -> Any:
@@ -137,33 +135,9 @@ def _differences(file: Any, part: Any, where: str = "") -> Iterator[str]:
         yield f"{where} is {file!r} in the file, {part!r} in the model"
 
 
-# The format itself: the package safetensors, asked for only here.
-
-
-def _write(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
-    _needed()
-    from safetensors.numpy import save_file
-
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, part, metadata)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _opened(path: AnyPath) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    _needed()
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).exists():
-        raise FileNotFoundError(f"there is no file {os.fspath(path)}")
-    try:
-        with safe_open(path, "np") as file:
-            tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}
-            return tensors, file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)} is no safetensors file, or a broken one: {error}") from None
+    file = SafetensorsFile(path)
+    return dict(file), file.metadata
 
 
 def _read(path: AnyPath) -> tuple[dict[str, NDArray[Any]], Any]:
@@ -174,10 +148,3 @@ def _read(path: AnyPath) -> tuple[dict[str, NDArray[Any]], Any]:
         return tensors, json.loads(metadata[_ABOUT])
     except ValueError:
         raise ValueError(f"{os.fspath(path)} has a description that is no JSON") from None
-
-
-def _needed() -> None:
-    try:
-        import safetensors  # noqa: F401
-    except ImportError:
-        raise ImportError('saving and loading need the package safetensors: pip install "fastrnn[nn]"') from None
