@@ -42,7 +42,7 @@ def add_floors(commands: Any) -> None:
 def _floors(options: argparse.Namespace) -> int:
     from bench.cli import names_among
     from bench.terminal import print_table
-    from fastrnn.cells import CELLS
+    from fastrnn.cell_table import CELLS
     from fastrnn.kernels.cuda.cuts import Chip
     from fastrnn.kernels.cuda.layout import ELEMENTS
 

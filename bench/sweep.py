@@ -208,7 +208,7 @@ def _cores_used(timed: Sequence[_Timed], rounds: int, after_round: Callable[[], 
 
 def _point(sweep: str, case: Case, samples: Sequence[float], limits: dict[str, Any]) -> Point:
     from fastrnn.backend import load
-    from fastrnn.cells import CELLS
+    from fastrnn.cell_table import CELLS
 
     low, middle, high = quantiles(samples, n=4)
     cost = middle / padded_flops(case) * limits["flops"][case.dtype]

@@ -8,7 +8,7 @@ from bench.cases import Case
 from bench.cli import main
 from bench.floors import calibrated, case_floors, floors
 from bench.tables import mode_table
-from fastrnn.cells import CELLS
+from fastrnn.cell_table import CELLS
 from fastrnn.kernels.cuda.cost import HOPPER as ESTIMATES
 from fastrnn.kernels.cuda.cuts import Chip, Problem
 from fastrnn.kernels.cuda.plan import candidates

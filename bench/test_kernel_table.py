@@ -6,7 +6,7 @@ import pytest
 
 from bench import kernel_table, sass
 from bench.cli import main
-from fastrnn.cells import CELLS
+from fastrnn.cell_table import CELLS
 from fastrnn.kernels.cuda import catalogue, compiler, devices
 from fastrnn.kernels.cuda.cuts import Policy, Problem
 from fastrnn.kernels.cuda.units import Shape

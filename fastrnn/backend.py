@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 from fastrnn.sequences import Schedule
 
 __all__ = [

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastrnn import checks
 from fastrnn.backend import load
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 from fastrnn.places import Place
 from fastrnn.recurrent import RecurrentLayer
 from fastrnn.sequences import Schedule

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 from fastrnn.places import is_cupy
 
 __all__ = ["FlatParameters", "Layout", "ParameterDict", "Weights", "initial_values", "mismatches", "read_mapping"]

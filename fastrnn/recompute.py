@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn.backend import Backend, Backward, Forward, load
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 from fastrnn.places import Place
 from fastrnn.sequences import Schedule
 

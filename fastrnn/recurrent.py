@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastrnn import checks, network
 from fastrnn.backend import load
-from fastrnn.cells import CELLS, Cell, cell_for
+from fastrnn.cell_table import CELLS, Cell, cell_for
 from fastrnn.checks import State
 from fastrnn.parameters import FlatParameters, Layout, initial_values
 from fastrnn.parametric import Parametric

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TextIO
 
-from fastrnn.cells import CELLS
+from fastrnn.cell_table import CELLS
 from fastrnn.cores import usable_cores
 
 __all__ = ["CacheError", "Progress", "Report", "Warmed", "cells_named", "main", "warm"]
@@ -117,7 +117,7 @@ def warm(
     Parameters
     ----------
     cells, dtypes : str or several
-        Names as in ``fastrnn.cells``, prefixes, or "all"; "float32", "float64".
+        Names as in ``fastrnn.cell_table``, prefixes, or "all"; "float32", "float64".
     training : bool
         False leaves backward out. Inference and streams share their kernels.
     processes : int, optional

@@ -18,7 +18,7 @@ import numpy as np
 from numba.core import event
 
 from fastrnn import GRU, LSTM, RNN, set_num_threads
-from fastrnn.cells import CELLS, cell_for
+from fastrnn.cell_table import CELLS, cell_for
 from fastrnn.recurrent import RecurrentLayer
 
 __all__ = ["Calls", "serve"]

@@ -14,7 +14,7 @@ import pytest
 
 import fastrnn
 from fastrnn.backend import Backend
-from fastrnn.cells import CELLS
+from fastrnn.cell_table import CELLS
 from tests import cases, reference
 from tests.processes import ROOT, run_python
 

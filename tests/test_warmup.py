@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from fastrnn.cells import CELLS
+from fastrnn.cell_table import CELLS
 from fastrnn.warmup import CacheError, cells_named, warm
 from tests.processes import ROOT, run_python
 

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 
 from fastrnn import guards
-from fastrnn.cells import CELLS
+from fastrnn.cell_table import CELLS
 from fastrnn.sequences import Schedule
 
 from .column_sums import BLOCK_ROWS

@@ -31,14 +31,14 @@ from numba.core.compiler import CompilerBase, CompileResult, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering
 
-import fastrnn.cells
+import fastrnn.cell_table
 from fastrnn.kernels import cache
 
 __all__ = ["HELPER_OPTIONS", "cache_folder", "helper", "inlined", "kernel"]
 
 
 def _sources_hash() -> str:
-    files = [*Path(__file__).parent.glob("*.py"), Path(fastrnn.cells.__file__)]
+    files = [*Path(__file__).parent.glob("*.py"), Path(fastrnn.cell_table.__file__)]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())

@@ -12,7 +12,7 @@ from numba import types
 
 from fastrnn import guards
 from fastrnn.backend import Backward, Forward
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 
 from .arguments import Run, arrange, arrange_backward, prepare
 from .backward import backward as backward_kernel

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cell_table import CELLS, Cell
 
 from .layout import Template
 from .memory import Addressed, address_of, aligned

@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 
 from .jit import helper, inlined, kernel
 from .layout import share

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 
 from .simd import VECTOR_BYTES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastrnn import guards
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 from fastrnn.sequences import Schedule
 
 from .arguments import arrange, field, prepare

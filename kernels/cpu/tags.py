@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import NativeValue, intrinsic, models, overload, register_model, typeof_impl, unbox
 
-from fastrnn.cells import CELLS, Cell, Phase
+from fastrnn.cell_table import CELLS, Cell, Phase
 
 from .jit import HELPER_OPTIONS, helper
 from .simd import REGISTERS, VECTOR_BYTES

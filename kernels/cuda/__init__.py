@@ -19,7 +19,7 @@ current device, without synchronisation.
 from __future__ import annotations
 
 from fastrnn.backend import Plan
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 
 from .backward import backward
 from .devices import GPUUnavailable

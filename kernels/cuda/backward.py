@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastrnn.backend import Backward
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 
 from .batch import Batch
 from .gradients import add_gradients

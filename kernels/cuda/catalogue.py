@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cell_table import CELLS, Cell
 
 from .clusters import SIZES
 from .cuts import FIRST_WITH_CLUSTERS, Chip, Policy, Problem

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.backend import Forward
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 
 from .batch import Batch
 from .graphs import Steps, side_by_side

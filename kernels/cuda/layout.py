@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cell_table import CELLS, Cell
 
 __all__ = [
     "ELEMENTS",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrnn.backend import Plan
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 
 from . import devices
 from .clusters import at_once

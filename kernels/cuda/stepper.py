@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 from fastrnn.sequences import Schedule
 
 from . import devices

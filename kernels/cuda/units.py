@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-from fastrnn.cells import CELLS
+from fastrnn.cell_table import CELLS
 
 from .compiler import flatten
 from .layout import ELEMENTS, prologue

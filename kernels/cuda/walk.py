@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 
 from . import compiler, devices, graphs, units
 from .batch import Batch

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastrnn.backend import Forward
-from fastrnn.cells import Cell
+from fastrnn.cell_table import Cell
 from fastrnn.sequences import Schedule
 
 from . import plan

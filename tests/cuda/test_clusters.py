@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastrnn.cells import CELLS
+from fastrnn.cell_table import CELLS
 from fastrnn.kernels.cuda.cuts import Chip, Problem
 from fastrnn.kernels.cuda.plan import candidates, current_chip
 from tests.cases import Case

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn.cells import CELLS
+from fastrnn.cell_table import CELLS
 from fastrnn.kernels.cuda.cuts import Chip, Problem
 from tests import checks
 from tests.cases import LAYERS, Case
