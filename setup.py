@@ -37,6 +37,7 @@ setup(
     extras_require={
         "test": TEST,
         "bench": BENCH,
+        "torch": ["torch>=2.4"],  # fastrnn.torch
         # Rivals beyond ONNX Runtime. torch is several GB with its CUDA libraries; a CPU build does as well.
         "peers": ["torch>=2.4", "openvino>=2024.4", "jax>=0.4.30", "keras>=3.5", "mygrad>=2.2"],
         # Rivals on a GPU, beside CuPy of the cuda extras. haste has to be built from its sources.

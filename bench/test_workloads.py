@@ -14,6 +14,7 @@ from bench.workloads.runner import Training
 from bench.workloads.table import WORKLOADS, configured
 
 SMALL = {
+    "g2p_en": ["words=40", "batch=20"],
     "charlm": ["steps=30", "T=16", "B=8", "hidden=32", "embedding=16"],
     "memory": ["tasks=adding,copy", "lengths=20", "cells=rnn,lstm,gru", "steps=5", "B=8", "H=16"],
     "vowels": ["steps=40", "hidden=24", "rate=0.01"],

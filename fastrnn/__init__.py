@@ -18,6 +18,7 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")):
     # In a checkout the folder kernels/ stands beside this one, and installing maps it to fastrnn.kernels.
     __path__.append(_os.path.dirname(_here))
 
+from fastrnn import cells  # noqa: E402
 from fastrnn.backend import GPUUnavailable, get_num_threads, set_num_threads  # noqa: E402
 from fastrnn.explain import Explanation, explain  # noqa: E402
 from fastrnn.layers import GRU, LSTM, RNN  # noqa: E402
@@ -36,6 +37,7 @@ __all__ = [
     "Stream",
     "Tape",
     "__version__",
+    "cells",
     "explain",
     "get_num_threads",
     "set_num_threads",

@@ -198,7 +198,7 @@ def states(
 
     The public form is h for one name and (h, c) for two; with holes, entries of (h, c) may be None.
     """
-    parts = (value,) if len(names) == 1 else _entries(name, value, names)
+    parts = (value,) if len(names) == 1 else entries(name, value, names)
     found: list[NDArray[Any] | None] = []
     for part in parts:
         # Spelling labels and letters takes 0.8 us, so what fits is seen first.
@@ -214,7 +214,7 @@ def states(
     return tuple(found)
 
 
-def _entries(name: str, value: Any, names: Sequence[str]) -> Sequence[Any]:
+def entries(name: str, value: Any, names: Sequence[str]) -> Sequence[Any]:
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name} must be a tuple ({', '.join(names)}), got {type(value).__name__}")
     if len(value) != len(names):

@@ -19,6 +19,7 @@ from numba.core import event
 
 from fastrnn import GRU, LSTM, RNN, set_num_threads
 from fastrnn.cell_table import CELLS, cell_for
+from fastrnn.cells import from_layer
 from fastrnn.recurrent import RecurrentLayer
 
 __all__ = ["Calls", "serve"]
@@ -52,9 +53,10 @@ class Calls:
         self.layer.packed_weights(backward=True)
 
     def forward(self) -> None:
-        """Inference, a stream's step, and the forward pass of training."""
-        self.layer(self.x)
+        """Inference, a stream's step, a single step, and the forward pass of training."""
+        _, state = self.layer(self.x)
         self.layer.stream(_B)(self.x[0])
+        from_layer(self.layer)(self.x[0], state[0] if isinstance(state, np.ndarray) else tuple([s[0] for s in state]))
         self.y, _, self.tape = self.layer.forward(self.x)
 
     def backward(self) -> None:

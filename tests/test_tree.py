@@ -28,6 +28,7 @@ PUBLIC = {
     "Stream",
     "Tape",
     "__version__",
+    "cells",
     "explain",
     "get_num_threads",
     "set_num_threads",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from bench.workloads import charlm, memory, vowels
+from bench.workloads import charlm, g2p_en, memory, vowels
 from bench.workloads.runner import Workload
 
 __all__ = ["WORKLOADS", "configured"]
 
 WORKLOADS: dict[str, Workload] = {
-    workload.name: workload for workload in (charlm.WORKLOAD, memory.WORKLOAD, vowels.WORKLOAD)
+    workload.name: workload for workload in (charlm.WORKLOAD, g2p_en.WORKLOAD, memory.WORKLOAD, vowels.WORKLOAD)
 }
 
 

@@ -2,15 +2,17 @@
 
 The backend protocol, one call a layer: ``pack``, ``forward``, ``backward``, ``accumulators`` for
 several of these, ``stepper``; and ``plan``, which says how a layer will run, ``set_num_threads``, ``get_num_threads``.
+``single_step`` is this device's short way for ``fastrnn.cells``.
 """
 
 from .layer import Saved, backward, forward, pack
 from .packed import Accumulators, Packed, accumulators
 from .plan import Plan, plan
+from .single_step import SingleStep, single_step
 from .stepper import Stepper, stepper
 from .threads import get_num_threads, set_num_threads
 
 __all__ = [
-    "Accumulators", "Packed", "Plan", "Saved", "Stepper", "accumulators", "backward", "forward", "get_num_threads",
-    "pack", "plan", "set_num_threads", "stepper",
+    "Accumulators", "Packed", "Plan", "Saved", "SingleStep", "Stepper", "accumulators", "backward", "forward",
+    "get_num_threads", "pack", "plan", "set_num_threads", "single_step", "stepper",
 ]  # fmt: skip
