@@ -222,28 +222,28 @@ def entries(name: str, value: Any, names: Sequence[str]) -> Sequence[Any]:
     return value
 
 
-def lengths(value: Any, T: int, B: int, unbatched: bool) -> NDArray[np.int64] | None:
+def lengths(value: Any, T: int, B: int, unbatched: bool, name: str = "lengths") -> NDArray[np.int64] | None:
     """Lengths as a (B,) int64 array of the host, or None for None."""
     if value is None:
         return None
     if unbatched:
-        raise ValueError("lengths must be None for one unbatched x of shape (T, I), got lengths")
+        raise ValueError(f"{name} must be None for one unbatched x of shape (T, I), got {name}")
     if is_cupy(value):
-        raise TypeError("lengths must be on the host, got a CuPy array: use cupy.asnumpy(lengths)")
+        raise TypeError(f"{name} must be on the host, got a CuPy array: use cupy.asnumpy({name})")
     if isinstance(value, np.ma.MaskedArray) or not isinstance(value, (np.ndarray, list, tuple)):
-        raise TypeError(f"lengths must be an array or a list of integers, got {type(value).__name__}")
+        raise TypeError(f"{name} must be an array or a list of integers, got {type(value).__name__}")
     try:
         found = np.asarray(value)
     except ValueError:  # a ragged list
-        raise TypeError("lengths must be an array or a list of integers, got a nested list") from None
+        raise TypeError(f"{name} must be an array or a list of integers, got a nested list") from None
     if found.dtype.kind not in "iu" and not (found.size == 0 and isinstance(value, (list, tuple))):
-        raise TypeError(f"lengths must be integers, got dtype {found.dtype}")
+        raise TypeError(f"{name} must be integers, got dtype {found.dtype}")
     if found.shape != (B,):
-        raise ValueError(f"lengths must have shape (B,) = ({B},), got {found.shape}")
+        raise ValueError(f"{name} must have shape (B,) = ({B},), got {found.shape}")
     outside = (found < 0) | (found > T)
     if outside.any():
         row = int(np.argmax(outside))
-        raise ValueError(f"lengths must lie in 0..{T} (T), got lengths[{row}] = {found[row]}")
+        raise ValueError(f"{name} must lie in 0..{T} (T), got {name}[{row}] = {found[row]}")
     return found.astype(np.int64)
 
 

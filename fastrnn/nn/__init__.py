@@ -28,6 +28,8 @@ A language model, and one step of its training::
 
 from __future__ import annotations
 
+from fastrnn.nn.attention import Attention, AttentionGradients, Memory
+from fastrnn.nn.bridge import Bridge
 from fastrnn.nn.embedding import Embedding
 from fastrnn.nn.flow import GradientFlow, JacobianFlow, gradient_flow, jacobian_flow
 from fastrnn.nn.linear import Linear
@@ -45,23 +47,35 @@ from fastrnn.nn.optimizers import SGD, Adam, Optimizer, clip_grad_norm
 from fastrnn.nn.part import Part
 from fastrnn.nn.saving import load, load_into, read_notes, save
 from fastrnn.nn.truncated import Window, truncated_bptt, windows
+from fastrnn.nn.search import Decoded, beam_search, greedy_search
+from fastrnn.nn.seq2seq import Seq2Seq
+from fastrnn.nn.vocabulary import Vocabulary
 
 __all__ = [
-    "SGD",
     "Adam",
+    "Attention",
+    "AttentionGradients",
+    "Bridge",
+    "Decoded",
     "Diverged",
     "Embedding",
     "GradientFlow",
     "JacobianFlow",
     "Linear",
+    "Memory",
     "Model",
     "ModelGradients",
     "Optimizer",
     "Part",
+    "SGD",
+    "Seq2Seq",
+    "Vocabulary",
     "Window",
+    "beam_search",
     "clip_grad_norm",
     "fit",
     "gradient_flow",
+    "greedy_search",
     "jacobian_flow",
     "load",
     "load_into",
