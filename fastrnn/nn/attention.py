@@ -28,8 +28,8 @@ class Memory(NamedTuple):
 
     def take(self, rows: Any) -> Memory:
         """The memory of these rows of the batch, in this order."""
-        keys = self.keys if self.keys is self.values else self.keys[rows]
-        values = keys if self.keys is self.values else self.values[rows]
+        values = self.values[rows]
+        keys = values if self.keys is self.values else self.keys[rows]
         return Memory(values, keys, None if self.beyond is None else self.beyond[rows])
 
 
@@ -195,7 +195,7 @@ class Attention(Part):
 
     def _project(self, a: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
         """a (B, S, n) weight (n, m) as one product: NumPy takes one for each of the B, which is twice as long."""
-        return self._product(_rows(a), weight).reshape(*a.shape[:2], -1)
+        return self._product(_rows(a), weight).reshape(*a.shape[:2], weight.shape[1])
 
     def _scores(self, projected: NDArray[Any], keys: NDArray[Any]) -> NDArray[Any]:
         """(B, U, T)."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastrnn import layers
 from fastrnn.nn.model import Model, leaves
 from fastrnn.nn.part import Part
+from fastrnn.parametric import Parametric
 from fastrnn.recurrent import RecurrentLayer
 from fastrnn.weights.safetensors import SafetensorsFile, write_safetensors
 
@@ -88,7 +89,11 @@ def _described(part: Any) -> dict[str, Any]:
         return {"kind": part._kind, "settings": _settings(part)}
     if not isinstance(part, (Part, Model)):
         raise TypeError(f"only layers, parts and models can be saved, got {type(part).__name__}")
-    return {"kind": type(part).__name__, "settings": part.settings()}
+    settings = part.settings()
+    for name, value in settings.items():
+        if isinstance(value, (Parametric, Model)):
+            settings[name] = _described(value)
+    return {"kind": type(part).__name__, "settings": settings}
 
 
 def _settings(layer: RecurrentLayer) -> dict[str, Any]:
@@ -107,9 +112,14 @@ def _made(path: AnyPath, about: Any) -> Any:
         known: dict[str, Any] = _LAYERS | Part.kinds | Model.kinds
         if kind not in known:
             raise ValueError(f"{kind!r} is not known: import the module that defines it")
-        return known[kind](**about["settings"])
+        settings = {name: _made(path, v) if _is_part(v) else v for name, v in about["settings"].items()}
+        return known[kind](**settings)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{os.fspath(path)} has a description that can't be used: {error!r}") from None
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and "kind" in value
 
 
 def _fill(path: AnyPath, part: Any, tensors: dict[str, NDArray[Any]]) -> None:

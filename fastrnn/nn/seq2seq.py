@@ -207,7 +207,7 @@ class Seq2Seq(Model):
         seed : int, optional
             Of dropout and sampling; default a fresh one.
 
-        Raises TypeError for other than integers; IndexError for a symbol out of range; ValueError for shapes and
+        Raises TypeError for other than integers; ValueError for a symbol out of range; ValueError for shapes and
         lengths that do not fit, and for a row of target that does not end with ``eos``, or has it or ``bos`` before.
         """
         sides = self._check(source, target, source_lengths, target_lengths)
