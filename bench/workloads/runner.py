@@ -74,11 +74,13 @@ class Training:
     def __call__(
         self, threads: int, progress: Progress, config: Any = None, against: str | None = None
     ) -> dict[str, Any]:
-        """Train; with ``against`` (such as ``"torch"``) also there, from the same weights, in turn."""
+        """Train; with ``against`` (``"torch"``, or several with commas) also there, from the same weights, in turn."""
         config = config or self.config()
-        if against is not None and against not in self.implementations:
-            raise ValueError(f"{self.name} has no implementation in {against}")
-        names = ["fastrnn"] + [against] * (against is not None)
+        rivals = against.split(",") if against else []
+        for rival in rivals:
+            if rival not in self.implementations:
+                raise ValueError(f"{self.name} has no implementation in {rival}")
+        names = ["fastrnn", *rivals]
         workers: dict[str, Worker] = {}
         figures: dict[str, Any] = {"config": config.to_json(), "threads": threads}
         try:
@@ -95,8 +97,10 @@ class Training:
         finally:
             for worker in workers.values():
                 worker.close()
-        if against is not None:
-            figures["comparison"] = _compare(figures["fastrnn"], figures[against], against, f"{self.unit}_per_s")
+        rate = f"{self.unit}_per_s"
+        if rivals:
+            figures["comparisons"] = [_compare(figures["fastrnn"], figures[name], name, rate) for name in rivals]
+            figures["comparison"] = figures["comparisons"][0]
         for name in names:
             figures[name]["losses"], figures[name]["losses_every"] = thinned(figures[name]["losses"])
         figures["summary"] = self.summary(figures, config)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from bench.workloads import charlm, g2p_en, memory, vowels
+from bench.workloads import charlm, g2p, g2p_en, memory, translate, vowels
 from bench.workloads.runner import Workload
 
 __all__ = ["WORKLOADS", "configured"]
 
 WORKLOADS: dict[str, Workload] = {
-    workload.name: workload for workload in (charlm.WORKLOAD, g2p_en.WORKLOAD, memory.WORKLOAD, vowels.WORKLOAD)
+    workload.name: workload
+    for workload in (module.WORKLOAD for module in (charlm, memory, vowels, g2p, translate, g2p_en))
 }
 
 

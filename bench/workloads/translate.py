@@ -6,15 +6,32 @@ About 14,000 pairs, as characters. Every 20th name in alphabetical order is held
 from __future__ import annotations
 
 import gettext
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from bench.workloads.pairs import HELD_OUT_EVERY, Pairs, Question, needs
+from bench.workloads.pairs_config import PairsConfig, summary
+from bench.workloads.runner import Training
 
-__all__ = ["translate_pairs"]
+__all__ = ["WORKLOAD", "Config", "pairs"]
 
 
-def translate_pairs() -> Pairs:
+@dataclass(frozen=True)
+class Config(PairsConfig):
+    data: str = "translate"
+    steps: int = 4000
+    B: int = 64
+    encoder_hidden: int = 128
+    attention: str = "general"
+    max_length: int = 90
+
+    @staticmethod
+    def quick() -> Config:
+        return Config(thin=10, steps=200)
+
+
+def pairs() -> Pairs:
     """Names as pairs (English characters, French characters).
 
     Raises ModuleNotFoundError that says what to install.
@@ -38,3 +55,19 @@ def translate_pairs() -> Pairs:
         else:
             held_out.append(Question(tuple(english), answers))
     return Pairs(tuple(train), tuple(held_out))
+
+
+WORKLOAD = Training(
+    name="translate",
+    about="English to French names of places and languages by characters, with attention (needs pycountry)",
+    config=Config,
+    implementations={
+        "fastrnn": "bench.workloads.pairs_model:PairsModel",
+        "torch": "bench.workloads.pairs_torch:PairsTorch",
+        "torch-padded": "bench.workloads.pairs_torch:PaddedTorch",
+    },
+    unit="pairs",
+    summary=summary,
+    effort=600.0,
+    block=20,
+)

@@ -46,12 +46,13 @@ from fastrnn.nn.model import Model, ModelGradients
 from fastrnn.nn.optimizers import SGD, Adam, Optimizer, clip_grad_norm
 from fastrnn.nn.part import Part
 from fastrnn.nn.saving import load, load_into, read_notes, save
-from fastrnn.nn.truncated import Window, truncated_bptt, windows
 from fastrnn.nn.search import Decoded, beam_search, greedy_search
 from fastrnn.nn.seq2seq import Seq2Seq
+from fastrnn.nn.truncated import Window, truncated_bptt, windows
 from fastrnn.nn.vocabulary import Vocabulary
 
 __all__ = [
+    "SGD",
     "Adam",
     "Attention",
     "AttentionGradients",
@@ -67,7 +68,6 @@ __all__ = [
     "ModelGradients",
     "Optimizer",
     "Part",
-    "SGD",
     "Seq2Seq",
     "Vocabulary",
     "Window",

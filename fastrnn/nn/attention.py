@@ -256,7 +256,7 @@ class Attention(Part):
     def _gradients(self, record: _Record, dy: Any, params: Mapping[str, Any], input_grad: bool) -> Any:
         """The gradients of queries and memory, or None."""
         queries, projected, memory, weights = record
-        B, U, T = weights.shape
+        B, U, _ = weights.shape
         dcontexts = checks.shaped("dy", dy, self.kind, (U, B, self.memory_size), "(U, B, memory_size)")
         dcontexts = dcontexts.transpose(1, 0, 2)
         # Softmax: what raises every score alike changes nothing.

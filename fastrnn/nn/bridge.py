@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from numpy.typing import NDArray
 
@@ -50,9 +50,10 @@ class Bridge(Model):
         linears: dict[str, Linear] = {}
         for name in decoder.cell.states:
             for k in range(decoder.num_layers):
-                options = {"dtype": encoder.dtype, "device": encoder.device}
-                own_seed = None if seed is None else seed + len(linears)
-                linears[f"{name}_l{k}"] = Linear(wide, decoder.hidden_size, seed=own_seed, **options)
+                own = None if seed is None else seed + len(linears)
+                linears[f"{name}_l{k}"] = Linear(
+                    wide, decoder.hidden_size, dtype=encoder.dtype, device=encoder.device, seed=own
+                )
         super().__init__(**linears)
 
     def __call__(self, final: State) -> State:
@@ -74,11 +75,13 @@ class Bridge(Model):
                     layers.append(y)
                 outputs.append(arrays.tanh(arrays.stack(layers)))
         state = tuple(outputs)
-        return (state if len(state) > 1 else state[0]), Tape(self, _Record(tapes, state, inputs), None)
+        return (state if len(state) > 1 else state[0]), Tape(cast(Any, self), _Record(tapes, state, inputs), None)
 
     def backward(self, tape: Tape, dstate: State, *, keep_tape: bool = False) -> ModelGradients:
         """The gradients of the encoder's final state (``grads.x``) and of every parameter."""
-        record = tape.peek(self) if keep_tape else tape.take()
+        record = tape.peek(cast(Any, self))
+        if not keep_tape:
+            record = tape.take()
         arrays, H = self._from.kind.place.arrays, self._from.hidden_size
         given = dstate if isinstance(dstate, tuple) else (dstate,)
         grads: dict[str, Any] = {}

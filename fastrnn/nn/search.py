@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import checks
-from fastrnn.checks import State
 from fastrnn.nn.losses import log_softmax
 from fastrnn.nn.seq2seq import Run, Seq2Seq
 
@@ -60,7 +59,7 @@ class _Decoding:
         """Logits (N, V) after one more symbol of each of N = rows * width hypotheses."""
         model = self.model
         state = self.state if len(self.state) > 1 else self.state[0]
-        h, after = self.decoder(model.target_embedding(tokens)[None], cast(State, state))
+        h, after = self.decoder(model.target_embedding(tokens)[None], state)
         self.state = after if isinstance(after, tuple) else (after,)
         if self.memory is not None:  # a row's hypotheses are to attention what steps are in training
             h = h.reshape(-1, self.width, h.shape[-1]).transpose(1, 0, 2)
@@ -219,7 +218,7 @@ class _Beam:
         n = np.flatnonzero(chosen & (scores > self.scores[self.rows]))
         rows, length = self.rows[n], len(self.said)
         self.scores[rows], self.lengths[rows], self.finished[rows] = scores[n], length, True
-        self.tokens[:length, rows] = self.said[:, n, rank if np.isscalar(rank) else rank[n]]
+        self.tokens[:length, rows] = self.said[:, n, np.broadcast_to(rank, chosen.shape)[n]]
         self.tokens[length:, rows] = self.eos
 
     def _go_on(self, on: NDArray[np.int64], parents: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:

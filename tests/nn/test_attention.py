@@ -117,7 +117,9 @@ def test_what_is_refused():
         nn.Attention(3, 4, "dot")
     with pytest.raises(ValueError, match=r"attention_size must be None with score='dot'"):
         nn.Attention(3, 3, "dot", attention_size=2)
-    with pytest.raises(ValueError, match=r"queries must have shape \(U, B, query_size\) = \(U, 5, 6\), got \(3, 4, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"queries must have shape \(U, B, query_size\) = \(U, 5, 6\), got \(3, 4, 6\)"
+    ):
         attention(queries[:, 1:], memory)
     with pytest.raises(ValueError, match=r"memory must have shape \(T, B, memory_size\)"):
         attention(queries, memory[0])

@@ -86,9 +86,7 @@ def test_a_wider_beam_is_seldom_worse_and_sometimes_better():
     better = worse = 0
     for seed in range(8):
         model, source = made(attention="general", targets=9, scale=2.0, seed=seed)
-        narrow, wide = [
-            nn.beam_search(model, source, LENGTHS, beam=k, max_length=8, length_penalty=0) for k in (1, 6)
-        ]
+        narrow, wide = [nn.beam_search(model, source, LENGTHS, beam=k, max_length=8, length_penalty=0) for k in (1, 6)]
         both = narrow.finished & wide.finished
         better += (wide.scores[both] > narrow.scores[both] + 1e-9).sum()
         worse += (wide.scores[both] < narrow.scores[both] - 1e-9).sum()

@@ -159,17 +159,29 @@ def test_copies_and_files(tmp_path):
 
 
 REFUSED = [
-    (dict(source=[[0, 6]]), ValueError, r"source must lie in 0..5 .*, got source\[0, 1\] = 6"),
-    (dict(target=[[2, 2], [9, 1], [1, 1]], target_lengths=[3, 2]), ValueError, r"target must .* 0..6 .*target\[1, 0\]"),
-    (dict(target=[[2, 2], [1, 3]]), ValueError, r"must end with eos = 1 at its last valid step, got target\[1, 1\] = 3"),
-    (dict(target=[[2, 2], [1, 1]], target_lengths=[1, 2]), ValueError, r"end with eos = 1 .*, got target\[0, 0\] = 2"),
-    (dict(target=[[2, 1], [1, 1]]), ValueError, r"must not have eos = 1 before a row's end: got it at \[0, 1\]"),
-    (dict(target=[[0, 0], [1, 1]]), ValueError, r"must not have bos = 0 .* at \[0, 0\]; the model puts it in front"),
-    (dict(target=[[2, 2, 1]]), ValueError, r"target must have shape \(U, B\) = \(U, 2\), as source has B rows"),
-    (dict(target=[2, 1]), ValueError, r"target must have shape \(U, B\), got \(2,\)"),
-    (dict(source=[[0.0, 1.0]]), TypeError, r"source must be integers, got dtype float64"),
-    (dict(source_lengths=[1, 2]), ValueError, r"source_lengths must lie in 0..1 \(T\), got source_lengths\[1\] = 2"),
-    (dict(target_lengths=[1, 2, 1]), ValueError, r"target_lengths must have shape \(B,\) = \(2,\), got \(3,\)"),
+    ({"source": [[0, 6]]}, ValueError, r"source must lie in 0..5 .*, got source\[0, 1\] = 6"),
+    (
+        {"target": [[2, 2], [9, 1], [1, 1]], "target_lengths": [3, 2]},
+        ValueError,
+        r"target must .* 0..6 .*target\[1, 0\]",
+    ),
+    (
+        {"target": [[2, 2], [1, 3]]},
+        ValueError,
+        r"must end with eos = 1 at its last valid step, got target\[1, 1\] = 3",
+    ),
+    (
+        {"target": [[2, 2], [1, 1]], "target_lengths": [1, 2]},
+        ValueError,
+        r"end with eos = 1 .*, got target\[0, 0\] = 2",
+    ),
+    ({"target": [[2, 1], [1, 1]]}, ValueError, r"must not have eos = 1 before a row's end: got it at \[0, 1\]"),
+    ({"target": [[0, 0], [1, 1]]}, ValueError, r"must not have bos = 0 .* at \[0, 0\]; the model puts it in front"),
+    ({"target": [[2, 2, 1]]}, ValueError, r"target must have shape \(U, B\) = \(U, 2\), as source has B rows"),
+    ({"target": [2, 1]}, ValueError, r"target must have shape \(U, B\), got \(2,\)"),
+    ({"source": [[0.0, 1.0]]}, TypeError, r"source must be integers, got dtype float64"),
+    ({"source_lengths": [1, 2]}, ValueError, r"source_lengths must lie in 0..1 \(T\), got source_lengths\[1\] = 2"),
+    ({"target_lengths": [1, 2, 1]}, ValueError, r"target_lengths must have shape \(B,\) = \(2,\), got \(3,\)"),
 ]
 
 
