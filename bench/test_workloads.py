@@ -13,11 +13,14 @@ from bench.workloads.charlm import CharLM, Config
 from bench.workloads.runner import Training
 from bench.workloads.table import WORKLOADS, configured
 
+_PAIRS = ["B=16", "hidden=32", "encoder_hidden=24", "embedding=16", "dropout=0.0", "rate=0.01", "beam=3"]
 SMALL = {
     "g2p_en": ["words=40", "batch=20"],
     "charlm": ["steps=30", "T=16", "B=8", "hidden=32", "embedding=16"],
     "memory": ["tasks=adding,copy", "lengths=20", "cells=rnn,lstm,gru", "steps=5", "B=8", "H=16"],
     "vowels": ["steps=40", "hidden=24", "rate=0.01"],
+    "g2p": ["thin=200", "steps=60", *_PAIRS],
+    "translate": ["thin=40", "steps=20", "max_length=20", *_PAIRS],
 }
 
 

@@ -163,7 +163,7 @@ REFUSED = [
     (
         {"target": [[2, 2], [9, 1], [1, 1]], "target_lengths": [3, 2]},
         ValueError,
-        r"target must .* 0..6 .*target\[1, 0\]",
+        r"target must .*target\[1, 0\]",
     ),
     (
         {"target": [[2, 2], [1, 3]]},
