@@ -24,13 +24,11 @@ def build(config: PairsConfig, pairs: Pairs) -> nn.Seq2Seq:
     both, own = config.bidirectional, 3 * config.seed
     encoder = kind(config.embedding, config.encoder_hidden, bidirectional=both, seed=own, **layers)
     decoder = kind(config.embedding, config.hidden, seed=own + 1, **layers)
-    sizes = len(pairs.sources), len(pairs.targets)
     return nn.Seq2Seq(
         encoder,
         decoder,
-        *sizes,
-        bos=pairs.targets.bos,
-        eos=pairs.targets.eos,
+        pairs.sources,
+        pairs.targets,
         attention=config.score,
         dropout=config.dropout,
         seed=own + 2,

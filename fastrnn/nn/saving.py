@@ -141,6 +141,12 @@ def _differences(file: Any, part: Any, where: str = "") -> Iterator[str]:
                 yield f"{label} is only in the {'model' if name in part else 'file'}"
             else:
                 yield from _differences(file[name], part[name], label)
+    elif isinstance(file, list) and isinstance(part, list) and file != part:
+        if len(file) != len(part):
+            yield f"{where} has {len(file)} entries in the file, {len(part)} in the model"
+        else:
+            k = next(k for k, (theirs, ours) in enumerate(zip(file, part, strict=True)) if theirs != ours)
+            yield f"{where}[{k}] is {file[k]!r} in the file, {part[k]!r} in the model"
     elif file != part:
         yield f"{where} is {file!r} in the file, {part!r} in the model"
 

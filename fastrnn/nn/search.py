@@ -51,9 +51,11 @@ class _Decoding:
 
     def choose(self, hypotheses: NDArray[np.int64], rows: NDArray[np.int64] | None) -> None:
         """Go on with these hypotheses, in this order, and, if not None, with these rows of the source only."""
-        self.state = tuple([part[:, hypotheses] for part in self.state])
+        from_host = self.model.place.from_host
+        places = from_host(hypotheses)
+        self.state = tuple([part[:, places] for part in self.state])
         if rows is not None and self.memory is not None:
-            self.memory = self.memory.take(rows)
+            self.memory = self.memory.take(from_host(rows))
 
     def step(self, tokens: NDArray[np.int64]) -> NDArray[Any]:
         """Logits (N, V) after one more symbol of each of N = rows * width hypotheses."""

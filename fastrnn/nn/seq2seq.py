@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from fastrnn.nn.bridge import Bridge, fits
 from fastrnn.nn.embedding import Embedding
 from fastrnn.nn.linear import Linear
 from fastrnn.nn.model import Model, ModelGradients
+from fastrnn.nn.vocabulary import Vocabulary
 from fastrnn.places import HOST, is_cupy
 from fastrnn.recurrent import RecurrentLayer
 from fastrnn.tape import Tape
@@ -83,10 +85,11 @@ class Seq2Seq(Model):
     encoder, decoder : fastrnn.RNN, LSTM or GRU
         Any cells, stacked or not; the encoder may be bidirectional. Of one dtype and device, time-major. Their input
         sizes are those of the embeddings. They become the model's own.
-    source_size, target_size : int
-        How many symbols there are on either side.
-    bos, eos : int
-        The target's symbols that begin and end a sequence.
+    source_size, target_size : int or Vocabulary
+        How many symbols there are on either side, or which: a model that knows its symbols can't be loaded into one
+        with others.
+    bos, eos : int, optional
+        The target's symbols that begin and end a sequence; default those of its vocabulary.
     attention : None, "dot", "general" or "additive"
         The score of ``Attention`` over the encoder's outputs.
     dropout : float, 0 <= dropout < 1
@@ -113,22 +116,22 @@ class Seq2Seq(Model):
         self,
         encoder: RecurrentLayer,
         decoder: RecurrentLayer,
-        source_size: int,
-        target_size: int,
+        source_size: int | Sequence[str],
+        target_size: int | Sequence[str],
         *,
-        bos: int,
-        eos: int,
+        bos: int | None = None,
+        eos: int | None = None,
         attention: str | None = None,
         dropout: float = 0.0,
         seed: int | None = None,
     ) -> None:
         _check_layers(encoder, decoder)
-        self.source_size = checks.integer("source_size", source_size, 1, checks.MOST_SIZE)
-        self.target_size = checks.integer("target_size", target_size, 2, checks.MOST_SIZE)
-        self.bos = checks.integer("bos", bos, 0, self.target_size - 1)
-        self.eos = checks.integer("eos", eos, 0, self.target_size - 1)
+        self.source_size, self.source_vocabulary = _size("source_size", source_size)
+        self.target_size, self.target_vocabulary = _size("target_size", target_size)
+        self.bos = self._end("bos", bos)
+        self.eos = self._end("eos", eos)
         if self.bos == self.eos:
-            raise ValueError(f"bos and eos must differ, got {bos} twice")
+            raise ValueError(f"bos and eos must differ, got {self.bos} twice")
         if attention is not None and attention not in SCORES:
             raise ValueError(f"attention must be None or one of {SCORES}, got {attention!r}")
         self.attention_score, self.dropout = attention, checks.dropout(dropout)
@@ -157,13 +160,24 @@ class Seq2Seq(Model):
         return {
             "encoder": self.encoder,
             "decoder": self.decoder,
-            "source_size": self.source_size,
-            "target_size": self.target_size,
+            "source_size": self.source_size if self.source_vocabulary is None else list(self.source_vocabulary),
+            "target_size": self.target_size if self.target_vocabulary is None else list(self.target_vocabulary),
             "bos": self.bos,
             "eos": self.eos,
             "attention": self.attention_score,
             "dropout": self.dropout,
         }
+
+    def _end(self, name: str, value: Any) -> int:
+        """The number of bos or eos."""
+        if value is not None:
+            return checks.integer(name, value, 0, self.target_size - 1)
+        if self.target_vocabulary is None:
+            raise TypeError(f"{name} must be given with a target_size that is no Vocabulary")
+        try:
+            return int(getattr(self.target_vocabulary, name))
+        except KeyError:
+            raise ValueError(f"{name} must be given: target_size is a Vocabulary without <{name}>") from None
 
     @property
     def place(self) -> Any:
@@ -207,8 +221,8 @@ class Seq2Seq(Model):
         seed : int, optional
             Of dropout and sampling; default a fresh one.
 
-        Raises TypeError for other than integers; ValueError for a symbol out of range; ValueError for shapes and
-        lengths that do not fit, and for a row of target that does not end with ``eos``, or has it or ``bos`` before.
+        Raises TypeError for other than integers; ValueError for a symbol out of range, for shapes and lengths that
+        do not fit, and for a row of target that does not end with ``eos``, or has it or ``bos`` before.
         """
         sides = self._check(source, target, source_lengths, target_lengths)
         checks.fraction("sampling", sampling)
@@ -342,6 +356,14 @@ class Seq2Seq(Model):
                 raise ValueError(
                     f"target must not have {name} = {symbol} before a row's end: got it at [{t}, {b}]; {cure}"
                 )
+
+
+def _size(name: str, value: Any) -> tuple[int, Vocabulary | None]:
+    """A number of symbols, and which they are, if that was said."""
+    if isinstance(value, (list, tuple)):
+        value = value if isinstance(value, Vocabulary) else Vocabulary(value)
+        return checks.integer(f"len({name})", len(value), 1, checks.MOST_SIZE), value
+    return checks.integer(name, value, 1, checks.MOST_SIZE), None
 
 
 def _table(name: str, value: Any) -> Any:

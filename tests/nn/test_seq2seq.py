@@ -158,6 +158,28 @@ def test_copies_and_files(tmp_path):
         nn.load_into(tmp_path / "model.safetensors", more)
 
 
+def test_symbols_are_saved_and_must_agree(tmp_path):
+    sources, targets = nn.Vocabulary("abc"), nn.Vocabulary.of(["xyz"], ends=True)
+
+    def make(sources, targets, **options):
+        return nn.Seq2Seq(fastrnn.GRU(2, 3), fastrnn.GRU(2, 3), sources, targets, **options)
+
+    model = make(sources, targets)
+    assert (model.source_size, model.target_size, model.bos, model.eos) == (3, 5, 0, 1)
+    nn.save(tmp_path / "model.safetensors", model)
+    loaded = nn.load(tmp_path / "model.safetensors")
+    assert loaded.source_vocabulary == sources and loaded.target_vocabulary.eos == 1
+    nn.load_into(tmp_path / "model.safetensors", make(sources, targets))
+    with pytest.raises(ValueError, match=r"source_size\[2\] is 'c' in the file, 'd' in the model"):
+        nn.load_into(tmp_path / "model.safetensors", make(nn.Vocabulary("abd"), targets))
+    with pytest.raises(ValueError, match=r"target_size has 5 entries in the file, 4 in the model"):
+        nn.load_into(tmp_path / "model.safetensors", make(sources, nn.Vocabulary.of(["xy"], ends=True)))
+    with pytest.raises(ValueError, match=r"eos must be given: target_size is a Vocabulary without <eos>"):
+        make(sources, nn.Vocabulary("xyz"), bos=0)
+    with pytest.raises(TypeError, match=r"bos must be given with a target_size that is no Vocabulary"):
+        make(sources, 5, eos=1)
+
+
 REFUSED = [
     ({"source": [[0, 6]]}, ValueError, r"source must lie in 0..5 .*, got source\[0, 1\] = 6"),
     (
