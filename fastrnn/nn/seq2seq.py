@@ -234,7 +234,7 @@ class Seq2Seq(Model):
                 said = self._decode(Run(self), sides, inputs, state, memory).argmax(axis=-1)
                 drawn = np.random.default_rng((run.own, 1)).random(inputs.shape) < sampling
                 drawn[0] = False
-                inputs = inputs.copy()
+                inputs = self.place.from_host(inputs.copy())
                 inputs[1:] = self.place.arrays.where(self.place.from_host(drawn[1:]), said[:-1], inputs[1:])
             logits = self._decode(run, sides, inputs, state, memory)
         return logits, Tape(cast(Any, self), cast(Any, run), None)
@@ -317,19 +317,17 @@ class Seq2Seq(Model):
         self._check_ends(host, valid, target_lengths)
         inputs = np.empty_like(host)
         inputs[:1], inputs[1:] = self.bos, host[:-1]
-        return _Sides(
-            source, source_lengths, inputs if self.place is HOST else self.place.from_host(inputs), target_lengths
-        )
+        return _Sides(source, source_lengths, inputs, target_lengths)
 
     def check_source(self, source: Any, lengths: Any, name: str = "source_lengths") -> tuple[NDArray[Any], Any]:
-        """A checked source at the model's place, and its lengths."""
+        """A checked source, and its lengths."""
         found = _table("source", source)
         T, B = found.shape
         lengths = checks.lengths(lengths, T, B, False, name=name)
         valid = _valid(T, B, lengths)
-        if is_cupy(found):
-            valid = self.place.from_host(valid)
-        return indices("source", found, self.place, self.source_size, "source_size", valid), lengths
+        # Symbols of the host stay there until they are looked up: the embedding sees to it that nothing waits.
+        place, there = (self.place, self.place.from_host(valid)) if is_cupy(found) else (HOST, valid)
+        return indices("source", found, place, self.source_size, "source_size", there), lengths
 
     def _check_ends(self, target: NDArray[Any], valid: NDArray[np.bool_], lengths: Any) -> None:
         U, B = target.shape
