@@ -11,6 +11,7 @@ import fastrnn
 from bench import ROOT
 from bench.report import PUBLISHED, README, update_readme
 from bench.results import load
+from fastrnn import nn
 from tests.reference import CELLS
 
 TEXT = README.read_text(encoding="utf-8")
@@ -42,6 +43,18 @@ def test_the_models_example_runs(tmp_path, monkeypatch):
     given = {"fastrnn": fastrnn, "V": 9, "lengths": [5, 0, 2], "alphabet": "ab"} | symbols
     exec(compile(example, str(README), "exec"), given)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_the_encoder_decoder_example_runs():
+    (example,) = re.findall(r"An encoder-decoder, .*?```python\n(.*?)```", TEXT, re.S)
+    spoken, written = [["K", "AE", "T"], ["D", "AO", "G", "Z"]], ["cat", "dogs"]
+    example = example.replace("64, 256", "3, 4")
+    made, used = example.split("source, source_lengths", 1)
+    scope = {"fastrnn": fastrnn, "nn": nn, "spoken": spoken, "written": written}
+    exec(compile(made, str(README), "exec"), scope)
+    scope["optimizer"] = nn.Adam(scope["model"])
+    exec(compile("source, source_lengths" + used, str(README), "exec"), scope)
+    assert len(scope["said"]) == 2
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", TEXT))))
