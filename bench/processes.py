@@ -52,16 +52,24 @@ class Worker:
     """One object served by a child process; ``call`` runs a method there.
 
     target: ``"module:Class"``, called with ``arguments``. threads: given to every library in the child through
-    the environment. device: the one that the child works on; on the CPU it sees no GPU.
+    the environment. device: the one that the child works on; on the CPU it sees no GPU. variables: of its environment,
+    which come last.
     """
 
-    def __init__(self, target: str, arguments: dict[str, Any], threads: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        target: str,
+        arguments: dict[str, Any],
+        threads: int,
+        device: str = "cpu",
+        variables: dict[str, str] | None = None,
+    ) -> None:
         self.target = target
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", target],
             cwd=ROOT,
-            env=thread_environment(threads) | environment(device),
+            env=thread_environment(threads) | environment(device) | (variables or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.workloads.pairs import HELD_OUT_EVERY, Pairs, Question, needs
-from bench.workloads.pairs_config import PairsConfig, summary
+from bench.workloads.pairs_config import BLAS, PairsConfig, summary
 from bench.workloads.runner import Training
 
 __all__ = ["WORKLOAD", "Config", "pairs", "without_stress"]
@@ -65,4 +65,5 @@ WORKLOAD = Training(
     summary=summary,
     effort=600.0,
     block=20,
+    variables=BLAS,
 )

@@ -70,6 +70,7 @@ class Training:
     effort: float
     block: int = 50  # steps in turn
     always: bool = False
+    variables: dict[str, str] | None = None  # of the environment of our own process
 
     def __call__(
         self, threads: int, progress: Progress, config: Any = None, against: str | None = None
@@ -87,7 +88,8 @@ class Training:
             for name in names:
                 progress.begin(f"{self.name}: starting {name}", 0)
                 given = {"config": config.to_json(), "threads": threads}
-                workers[name] = Worker(self.implementations[name], given, threads)
+                variables = self.variables if name == "fastrnn" else None
+                workers[name] = Worker(self.implementations[name], given, threads, variables=variables)
                 figures[name] = {"before": workers[name].call("held_out"), "losses": [], "rates": []}
             self._train(workers, figures, config.steps, progress)
             for name, worker in workers.items():

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.workloads.pairs import HELD_OUT_EVERY, Pairs, Question, needs
-from bench.workloads.pairs_config import PairsConfig, summary
+from bench.workloads.pairs_config import BLAS, PairsConfig, summary
 from bench.workloads.runner import Training
 
 __all__ = ["WORKLOAD", "Config", "pairs"]
@@ -70,4 +70,5 @@ WORKLOAD = Training(
     summary=summary,
     effort=600.0,
     block=20,
+    variables=BLAS,
 )

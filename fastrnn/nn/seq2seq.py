@@ -280,12 +280,12 @@ class Seq2Seq(Model):
         """The decoder's initial state, and what attention looks at, of a checked source."""
         run = Run(self) if run is None else run
         x = run.drop(run("source_embedding", source), _SOURCE)
-        memory, state = run("encoder", x, lengths=lengths)
+        attended = "attention" in self.parts
+        options = {} if run.train or attended else {"return_sequences": False}
+        memory, state = run("encoder", x, lengths=lengths, **options)
         if "bridge" in self.parts:
             state = run("bridge", state)
-        if "attention" not in self.parts:
-            return state, None
-        return state, self.parts["attention"].prepare(memory, lengths)
+        return state, self.parts["attention"].prepare(memory, lengths) if attended else None
 
     def _decode(
         self, run: Run, sides: _Sides, inputs: NDArray[Any], state: State, memory: Memory | None
