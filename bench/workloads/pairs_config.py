@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -59,9 +60,14 @@ class PairsConfig:
         return self.rate * rise * (self.final_rate + (1 - self.final_rate) * cosine)
 
 
+@functools.lru_cache(maxsize=1)
+def _all_pairs(data: str) -> Pairs:
+    return cast(Pairs, import_module(f"bench.workloads.{data}").pairs())
+
+
 def load_pairs(config: PairsConfig) -> Pairs:
-    """The pairs that a config asks for."""
-    pairs = cast(Pairs, import_module(f"bench.workloads.{config.data}").pairs())
+    """The pairs that a config asks for; they are read once in a process."""
+    pairs = _all_pairs(config.data)
     return pairs if config.thin == 1 else pairs.thinned(config.thin)
 
 
