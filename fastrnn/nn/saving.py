@@ -2,7 +2,7 @@
 
 The tensors are ``params`` by name, so that other programs read them. The metadata say the rest, as JSON: "fastrnn"
 what was saved, as ``{"kind": class, "settings": arguments}`` or, of a plain ``Model``, ``{"kind": "Model", "parts":
-{name: …}}``; "notes" whatever the caller gave.
+{name: …}}``; layers, parts and models among the arguments are said in the same way. "notes" whatever the caller gave.
 """
 
 from __future__ import annotations
