@@ -24,6 +24,7 @@ class Config(PairsConfig):
     B: int = 64
     encoder_hidden: int = 128
     attention: str = "general"
+    dropout: float = 0.3
     max_length: int = 90
 
     @staticmethod
