@@ -174,8 +174,8 @@ BUGS = {
     # Bounds
     "a store one element off": Bug(
         "units",
-        "write(a.y + time_of<T>(a, s, r) * a.y_time + b * a.y_batch + u, h)",
-        "write(a.y + time_of<T>(a, s, r) * a.y_time + b * a.y_batch + u + 1, h)",
+        "write(a.y + time_of<T>(a, s, r) * a.y_time + in.b * a.y_batch + u, h)",
+        "write(a.y + time_of<T>(a, s, r) * a.y_time + in.b * a.y_batch + u + 1, h)",
         LSTM,
         {"address"},
     ),
@@ -232,7 +232,7 @@ BUGS = {
     # Resets
     "a reset forgotten in forward": Bug(
         "units",
-        "passed_on = cut ? SumOf<T>(0) : h;",
+        "passed_on = in.cut ? SumOf<T>(0) : h;",
         "passed_on = h;",
         LSTM | WHOLE,
         {"results"},
