@@ -21,6 +21,7 @@ import numpy as np
 import fastrnn
 from fastrnn import GRU, LSTM, RNN
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
 way, make, T, B, signals = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
 fastrnn.set_num_threads(1 if "float64" in make else 2)
 layer = eval(make)

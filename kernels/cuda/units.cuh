@@ -22,8 +22,8 @@ template <class C, class T> DEVICE Vector<SumOf<T>, C::PEEPHOLES> peephole_of(co
 template <class C, class T> struct ForwardInputs {
     SumOf<T> slots[C::SLOTS], h, c;
     Vector<SumOf<T>, C::PEEPHOLES> p;
-    i64 b;              // where the row lies in the caller's arrays
-    bool goes_on, cut;  // whether the row has a step s + 1, and whether that begins from zero
+    int b;              // where the row lies in the caller's arrays
+    int next;           // 0: the row has no step s + 1; 1: it has one; 2: that begins from zero
 };
 
 template <class C, int P, class T> DEVICE ForwardInputs<C, T> load_forward(const Args<T>& a, int s, int r, int u) {
@@ -40,9 +40,8 @@ template <class C, int P, class T> DEVICE ForwardInputs<C, T> load_forward(const
     in.c = C::STATES == 2 ? entering_c<T>(a, s, r)[u] : SumOf<T>(0);
     if constexpr (P == C::PHASES - 1) {
         in.p = peephole_of<C, T>(a, u);
-        in.b = batch_entry<T>(a, r);
-        in.goes_on = r < alive<T>(a, s + 1);
-        in.cut = in.goes_on && cut_before<T>(a, s + 1, r);
+        in.b = int(batch_entry<T>(a, r));
+        in.next = r < alive<T>(a, s + 1) ? cut_before<T>(a, s + 1, r) ? 2 : 1 : 0;
     }
     return in;
 }
@@ -60,13 +59,13 @@ DEVICE SumOf<T> finish_forward(const Args<T>& a, int s, int r, int u, ForwardInp
         write(operand_row<T>(a, s, r) + u, passed_on);
     } else {
         const SumOf<T> h = passed_on = C::forward(in.slots, in.h, in.c, in.p.at);
-        if (in.goes_on) {  // first what others wait for
-            passed_on = in.cut ? SumOf<T>(0) : h;
+        if (in.next) {  // first what others wait for
+            passed_on = in.next == 2 ? SumOf<T>(0) : h;
             write(entering_h<T>(a, s + 1, r) + u, passed_on);
-            if (C::STATES == 2) entering_c<T>(a, s + 1, r)[u] = in.cut ? SumOf<T>(0) : in.c;
+            if (C::STATES == 2) entering_c<T>(a, s + 1, r)[u] = in.next == 2 ? SumOf<T>(0) : in.c;
         } else {
-            write(a.h_out + in.b * a.H + u, h);
-            if (C::STATES == 2) write(a.c_out + in.b * a.H + u, in.c);
+            write(a.h_out + i64(in.b) * a.H + u, h);
+            if (C::STATES == 2) write(a.c_out + i64(in.b) * a.H + u, in.c);
         }
         if (a.y) write(a.y + time_of<T>(a, s, r) * a.y_time + in.b * a.y_batch + u, h);
         if (!a.keep) return passed_on;

@@ -232,7 +232,7 @@ BUGS = {
     # Resets
     "a reset forgotten in forward": Bug(
         "units",
-        "passed_on = in.cut ? SumOf<T>(0) : h;",
+        "passed_on = in.next == 2 ? SumOf<T>(0) : h;",
         "passed_on = h;",
         LSTM | WHOLE,
         {"results"},
