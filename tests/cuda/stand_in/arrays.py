@@ -215,7 +215,7 @@ class ndarray:
     def min(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
         return calculated(np.min, self, axis=axis, out=out, keepdims=keepdims)
 
-    def argmax(self, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
+    def argmax(self, axis: Any = None, out: Any = None, dtype: Any = None, keepdims: bool = False) -> ndarray:
         return calculated(np.argmax, self, axis=axis, out=out, keepdims=keepdims)
 
     # NumPy's functions, where CuPy has one of the same name
