@@ -71,10 +71,11 @@ _FOR_GOOD = 1 << 48  # arrivals: more than there are steps
 _SPINS_AT_BARRIER, _SPINS_AT_MAILBOX = 2_000, 10_000
 _SPINS_UNNOTED = 200  # 5 us; a longer wait is timed
 
-# Below this wait of thread 0 in a job nothing is concluded: waking parked workers takes a tenth of it.
-_PATIENCE = 500_000
-# How long jobs then run on one thread, in nanoseconds: doubled as long as trying again shows the same. A try costs the
-# scheduler's slice, about 5 ms.
+# Below this wait of thread 0 in a job, in nanoseconds, nothing is concluded: a worker that was parked, or has just been
+# moved to another core, may take a millisecond. A slice of the scheduler's is longer.
+_PATIENCE = 2_500_000
+# How long jobs run on one thread after the second that had to go on alone: doubled each time trying again shows the
+# same (a try costs a slice, about 4 ms), and an eighth shorter with each job that did not wait.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 20_000_000, 1_000_000_000
 
 _MOST_THREADS = 256
@@ -365,14 +366,16 @@ def run_job(job, argument, pool, n, barrier):
     if barrier != 0:
         waited += read_int(barrier + _WAITED)
         given_up = _load(barrier + _ALONE) != 0
-    now = _clock()
+    now, pause = _clock(), read_int(pool + _PAUSE)
     if given_up or _better_alone(waited, now - begun, n):
-        pause = min(max(2 * read_int(pool + _PAUSE), _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        write_int(pool + _PAUSE, min(max(2 * pause, _SHORTEST_PAUSE), _LONGEST_PAUSE))
+        if pause != 0:
+            write_int(pool + _UNTIL, now + pause)
+    elif pause != 0 and 8 * waited < now - begun:
+        pause -= pause // 8
+        if pause < _SHORTEST_PAUSE:
+            pause = 0
         write_int(pool + _PAUSE, pause)
-        write_int(pool + _UNTIL, now + pause)
-    elif read_int(pool + _PAUSE) != 0 and now - begun > _PATIENCE:
-        write_int(pool + _PAUSE, 0)
-        write_int(pool + _UNTIL, 0)
     _exchange(pool + _LOCK, 0)
 
 
