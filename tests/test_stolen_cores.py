@@ -49,10 +49,8 @@ core = {min(os.sched_getaffinity(0))}
 for task in os.listdir("/proc/self/task"):
     os.sched_setaffinity(int(task), core)
 given_up = []
-pause = threads._PAUSE // 8
 for name in CASES:
-    threads._pool.boxes[pause] = threads._SHORTEST_PAUSE  # as after a first job that had to go on alone
-    threads._pool.boxes[threads._UNTIL // 8] = 0
+    threads._pool.boxes[threads._LAST // 8] = threads._pool.boxes[threads._UNTIL // 8] = 0
     cell, T, B, H = CASES[name]
     problem = Case(cell, T=T, B=B, I=H, H=H, dtype="float32", resets=True).problem()
     begun = time.perf_counter()

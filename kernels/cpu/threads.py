@@ -57,14 +57,15 @@ _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 _SEQUENCE, _JOB, _ARGUMENT, _COUNT, _PARKED = 0, 8, 16, 24, 32
 _LINE = 64
 _LOCK, _DONE = 0, 128
-# In the lock's line: until when (ns) jobs run on one thread, as the others had no core; and for how long that was.
-_UNTIL, _PAUSE = 8, 16
+# In the lock's line, ns: until when jobs run on one thread, as the others had no core; for how long that was; and when
+# the last job had to go on alone, or that pause ended.
+_UNTIL, _PAUSE, _LAST = 8, 16, 24
 _FIRST = 256  # two lines each: neighbouring lines are fetched in pairs, and a barrier has two
 
 # Words of a barrier, bytes from its count. In the count's line, which threads read at every step anyhow: whether the
 # job shall end, and the number of arrivals from which on thread 0 works alone. In a line of their own: how many sleep,
 # when the job began and for how long thread 0 has waited, in nanoseconds.
-STOP, _ALONE, _SLEEPERS, _BEGUN, _WAITED = 8, 16, 64, 72, 80
+STOP, _ALONE, _SLEEPERS, _BEGUN, _WAITED, _WAITS = 8, 16, 64, 72, 80, 88
 BARRIER_BYTES = 128
 _FOR_GOOD = 1 << 48  # arrivals: more than there are steps
 # Looks before sleeping: about 50 us at a barrier, 250 us at the mailbox. Waking a sleeper takes 5 to 35 us.
@@ -74,9 +75,11 @@ _SPINS_UNNOTED = 200  # 5 us; a longer wait is timed
 # Below this wait of thread 0 in a job, in nanoseconds, nothing is concluded: a worker that was parked, or has just been
 # moved to another core, may take a millisecond. A slice of the scheduler's is longer.
 _PATIENCE = 2_500_000
-# How long jobs run on one thread after the second that had to go on alone: doubled each time trying again shows the
-# same (a try costs a slice, about 4 ms), and an eighth shorter with each job that did not wait.
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 20_000_000, 1_000_000_000
+# Nor from fewer long waits: a process that has slept may once wait that long for its threads to come back.
+_LONG_WAIT, _LEAST_WAITS = 50_000, 3
+# How long jobs run on one thread after a second one that had to go on alone soon after the first: doubled each time
+# trying again shows the same (a try costs a slice, about 4 ms).
+_SHORTEST_PAUSE, _LONGEST_PAUSE, _SOON = 20_000_000, 1_000_000_000, 50_000_000
 
 _MOST_THREADS = 256
 
@@ -209,7 +212,7 @@ def _wake_sleepers(barrier):
 @helper
 def reset(barrier, threads):
     """Make a barrier ready for a job, before its threads start."""
-    for word in (0, STOP, _ALONE, _SLEEPERS, _WAITED):
+    for word in (0, STOP, _ALONE, _SLEEPERS, _WAITED, _WAITS):
         write_int(barrier + word, 0)
     if threads > 1:
         write_int(barrier + _BEGUN, _clock())
@@ -273,6 +276,8 @@ def wait(barrier, arrivals, w):
     waited = await_all(barrier, arrivals)
     if w == 0 and waited != 0:
         write_int(barrier + _WAITED, read_int(barrier + _WAITED) + waited)
+        if waited > _LONG_WAIT:
+            write_int(barrier + _WAITS, read_int(barrier + _WAITS) + 1)
 
 
 @helper
@@ -301,7 +306,7 @@ def reconsider(barrier, parties, arrivals, w):
     Beside a busy loop on one of two cores, a barrier a step made calls 7 to 20 times as long. Results do not depend on
     who computes them.
     """
-    if w == 0 and parties > 1:
+    if w == 0 and parties > 1 and read_int(barrier + _WAITS) >= _LEAST_WAITS:
         waited = read_int(barrier + _WAITED)
         if waited > _PATIENCE and _better_alone(waited, _clock() - read_int(barrier + _BEGUN), parties):
             write_int(barrier + _ALONE, arrivals + parties)
@@ -366,16 +371,14 @@ def run_job(job, argument, pool, n, barrier):
     if barrier != 0:
         waited += read_int(barrier + _WAITED)
         given_up = _load(barrier + _ALONE) != 0
-    now, pause = _clock(), read_int(pool + _PAUSE)
+    now = _clock()
     if given_up or _better_alone(waited, now - begun, n):
-        write_int(pool + _PAUSE, min(max(2 * pause, _SHORTEST_PAUSE), _LONGEST_PAUSE))
-        if pause != 0:
-            write_int(pool + _UNTIL, now + pause)
-    elif pause != 0 and 8 * waited < now - begun:
-        pause -= pause // 8
-        if pause < _SHORTEST_PAUSE:
-            pause = 0
+        pause = 0
+        if now - read_int(pool + _LAST) < _SOON:
+            pause = min(max(2 * read_int(pool + _PAUSE), _SHORTEST_PAUSE), _LONGEST_PAUSE)
         write_int(pool + _PAUSE, pause)
+        write_int(pool + _UNTIL, now + pause)
+        write_int(pool + _LAST, now + pause)
     _exchange(pool + _LOCK, 0)
 
 
