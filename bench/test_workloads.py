@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from bench.workloads import memory, vowels
 from bench.workloads.charlm import CharLM, Config
-from bench.workloads.runner import Training
+from bench.workloads.runner import Settings, Training
 from bench.workloads.table import WORKLOADS, configured
 
 _PAIRS = ["B=16", "hidden=32", "encoder_hidden=24", "embedding=16", "dropout=0.0", "rate=0.01", "beam=3"]
@@ -70,12 +70,9 @@ class Invented:
 
 
 @dataclass(frozen=True)
-class InventedConfig:
+class InventedConfig(Settings):
     steps: int = 70
     factor: float = 1.0
-
-    def to_json(self):
-        return asdict(self)
 
 
 def test_a_training_and_its_rival_take_turns():

@@ -8,21 +8,19 @@ SGD, the gradient of all parameters together clipped to a norm
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bench.workloads.runner import Training
+from bench.workloads.runner import Settings, Training, falling
 from bench.workloads.text import Corpus, batches, corpus
 
 __all__ = ["WORKLOAD", "CharLM", "Config", "initial_weights"]
 
 
 @dataclass(frozen=True)
-class Config:
-    """Sizes and the optimiser's settings; every implementation of the model takes the same."""
-
+class Config(Settings):
     steps: int = 1200
     T: int = 64
     B: int = 32
@@ -32,17 +30,13 @@ class Config:
     clip: float = 1.0
     seed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @staticmethod
     def quick() -> Config:
         return Config(steps=100)
 
     def learning_rate(self, step: int) -> float:
         """Constant for the first half, then falling linearly to a tenth."""
-        left = 2 * (1 - step / self.steps)
-        return self.rate * min(1.0, 0.1 + 0.9 * left)
+        return self.rate * falling(step, self.steps)
 
 
 def initial_weights(config: Config, vocabulary: int) -> dict[str, np.ndarray]:

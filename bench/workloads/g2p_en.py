@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 
 import fastrnn
 from bench.processes import Worker
+from bench.workloads.runner import Settings
 
 __all__ = ["WORKLOAD", "Config", "Original", "Replaced", "missing", "original", "replaced", "stubs", "words"]
 
@@ -33,7 +34,7 @@ _MOST = 20  # phonemes of a word, as in g2p_en
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """How many words of CMUdict, and how many of them at once in a batch."""
 
     words: int = 2000
@@ -42,9 +43,6 @@ class Config:
     @classmethod
     def quick(cls) -> Config:
         return cls(words=200)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def missing() -> str:

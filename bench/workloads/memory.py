@@ -23,7 +23,7 @@ import numpy as np
 
 from bench.processes import Worker
 from bench.tables import Table
-from bench.workloads.runner import Progress, thinned
+from bench.workloads.runner import Progress, Settings, falling, thinned
 
 __all__ = ["KINDS", "WORKLOAD", "Config", "Memory", "Recall", "baseline", "initial_weights", "made"]
 
@@ -34,7 +34,7 @@ _LEARNT = 0.05  # of the baseline: a loss below is that of a network that rememb
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Sizes and the optimiser's settings; a network stops early once it has solved its task.
 
     rival_steps: how many of the steps PyTorch takes, enough to compare curves and speed; steps to compare ends.
@@ -51,16 +51,13 @@ class Config:
     rival_steps: int = 25
     seed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @staticmethod
     def quick() -> Config:
         return Config(lengths=(50,), steps=300, H=32)
 
     def learning_rate(self, step: int) -> float:
         """Constant for the first half, then falling linearly to a tenth."""
-        return self.rate * min(1.0, 0.1 + 1.8 * (1 - step / self.steps))
+        return self.rate * falling(step, self.steps)
 
 
 @dataclass(frozen=True)

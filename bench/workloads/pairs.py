@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from fastrnn.nn.vocabulary import Vocabulary
 
-__all__ = ["HELD_OUT_EVERY", "Batch", "Pairs", "Question", "Scores", "edit_distance", "needs"]
+__all__ = ["Batch", "Pairs", "Question", "Scores", "edit_distance", "needs"]
 
-HELD_OUT_EVERY = 20
+_HELD_OUT_EVERY = 20
 Symbols = tuple[str, ...]
 
 
@@ -67,6 +67,17 @@ class Pairs:
         sources = [s for s, _ in self.train] + [q.source for q in self.held_out]
         object.__setattr__(self, "sources", Vocabulary.of(sources))
         object.__setattr__(self, "targets", Vocabulary.of([t for _, t in self.train], ends=True))
+
+    @classmethod
+    def split(cls, known: Iterable[tuple[Symbols, Sequence[Symbols]]]) -> Pairs:
+        """Of sources and their right answers: every 20th is held out, each answer of the others makes a pair."""
+        train, held_out = [], []
+        for k, (source, answers) in enumerate(known, 1):
+            if k % _HELD_OUT_EVERY:
+                train += [(source, answer) for answer in answers]
+            else:
+                held_out.append(Question(source, tuple(answers)))
+        return cls(tuple(train), tuple(held_out))
 
     def thinned(self, every: int) -> Pairs:
         """Every so many pairs and questions."""

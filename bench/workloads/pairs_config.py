@@ -1,28 +1,32 @@
-"""The settings of the encoder-decoder workloads, and how their figures are told."""
+"""What the encoder-decoder workloads share: their settings, their implementations, how their figures are told."""
 
 from __future__ import annotations
 
 import functools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from bench.workloads.pairs import Pairs
+from bench.workloads.runner import Settings, Training
 
-__all__ = ["BLAS", "PairsConfig", "load_pairs", "summary"]
+__all__ = ["PairsConfig", "config_of", "load_pairs", "summary", "workload"]
 
 # OpenBLAS' second thread spins on after each product, and takes a core from the layers' two: with it a step of the GRU
 # without attention took 214 ms, with one thread 70 (B 256, one run after the other).
-BLAS = {"OPENBLAS_NUM_THREADS": "1"}
+_BLAS = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
-class PairsConfig:
-    """Sizes and the optimiser's settings; every implementation of the model takes the same."""
+class PairsConfig(Settings):
+    """A subclass has the data's own defaults, and ``pairs()``."""
+
+    between: ClassVar[str] = ""
+    """What stands between symbols where they are shown."""
 
     data: str
-    """The module beside this one whose ``pairs()`` are the data."""
+    """The module beside this one that holds the subclass, as ``Config``."""
     steps: int
     thin: int = 1
     """Every so many pairs."""
@@ -45,8 +49,9 @@ class PairsConfig:
     max_length: int = 40
     seed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def pairs(self) -> Pairs:
+        """All of the data. Raises ModuleNotFoundError that says what to install."""
+        raise NotImplementedError
 
     @property
     def score(self) -> str | None:
@@ -60,14 +65,15 @@ class PairsConfig:
         return self.rate * rise * (self.final_rate + (1 - self.final_rate) * cosine)
 
 
+def config_of(settings: dict[str, Any]) -> PairsConfig:
+    """A config from its ``to_json()``."""
+    return cast(PairsConfig, import_module(f"bench.workloads.{settings['data']}").Config(**settings))
+
+
 @functools.lru_cache(maxsize=1)
-def _all_pairs(data: str) -> Pairs:
-    return cast(Pairs, import_module(f"bench.workloads.{data}").pairs())
-
-
 def load_pairs(config: PairsConfig) -> Pairs:
-    """The pairs that a config asks for; they are read once in a process."""
-    pairs = _all_pairs(config.data)
+    """The pairs that a config asks for."""
+    pairs = config.pairs()
     return pairs if config.thin == 1 else pairs.thinned(config.thin)
 
 
@@ -81,8 +87,6 @@ def summary(figures: dict[str, Any], config: PairsConfig) -> str:
         f"{attention}: {after['accuracy']:.1%} of {after['asked']:,} held-out sources exact, "
         f"{after['error_rate']:.1%} of symbols wrong"
     )
-    if "accuracy_without_stress" in after:
-        text += f" ({after['accuracy_without_stress']:.1%} and {after['error_rate_without_stress']:.1%} without stress)"
     text += f"; {mine['pairs_per_s']:,.0f} pairs a second"
     for c in figures.get("comparisons", ()):
         rival = figures[c["against"]]
@@ -91,3 +95,22 @@ def summary(figures: dict[str, Any], config: PairsConfig) -> str:
             f"{rival['pairs_per_s']:,.0f} pairs a second (ours {c['speed_ratio']:.2f} times)"
         )
     return text
+
+
+def workload(name: str, about: str, config: type[PairsConfig]) -> Training:
+    """One of them."""
+    return Training(
+        name=name,
+        about=about,
+        config=config,
+        implementations={
+            "fastrnn": "bench.workloads.pairs_model:PairsModel",
+            "torch": "bench.workloads.pairs_torch:PairsTorch",
+            "torch-padded": "bench.workloads.pairs_torch:PaddedTorch",
+        },
+        unit="pairs",
+        summary=summary,
+        effort=600.0,
+        block=20,
+        variables=_BLAS,
+    )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bench.workloads.g2p import without_stress
 from bench.workloads.pairs import Batch, Pairs, Question, Scores
-from bench.workloads.pairs_config import PairsConfig, load_pairs
+from bench.workloads.pairs_config import PairsConfig, config_of, load_pairs
 from fastrnn import nn
 
 __all__ = ["PairsModel", "build"]
@@ -42,7 +41,7 @@ class PairsModel:
         import fastrnn
 
         fastrnn.set_num_threads(threads)
-        self.config = PairsConfig(**config)
+        self.config = config_of(config)
         self.pairs = load_pairs(self.config)
         self.model = build(self.config, self.pairs)
         self.optimizer = nn.Adam(self.model, self.config.rate)
@@ -76,16 +75,18 @@ class PairsModel:
         Before training every 20th by a greedy search, as nothing is to be seen there; then all, by a beam.
         """
         beam = (self.config.beam if self.done else 1) if beam is None else beam
-        whole, plain, seconds = Scores(), Scores(), 0.0
+        scores, seconds = Scores(), 0.0
         for questions, found, took in self._answers(beam, (1 if self.done else 20) if every is None else every):
             seconds += took
             for question, given in zip(questions, found, strict=True):
-                whole.add(given, question.answers)
-                plain.add(without_stress(given), [without_stress(answer) for answer in question.answers])
-        figures = {"accuracy": whole.accuracy, "error_rate": whole.error_rate}
-        if self.config.data == "g2p":
-            figures |= {"accuracy_without_stress": plain.accuracy, "error_rate_without_stress": plain.error_rate}
-        return {**figures, "asked": whole.asked, "beam": beam, "answers_per_s": whole.asked / seconds}
+                scores.add(given, question.answers)
+        return {
+            "accuracy": scores.accuracy,
+            "error_rate": scores.error_rate,
+            "asked": scores.asked,
+            "beam": beam,
+            "answers_per_s": scores.asked / seconds,
+        }
 
     def _answers(self, beam: int, every: int) -> Any:
         """Questions, answers and seconds, by batch."""
@@ -101,7 +102,7 @@ class PairsModel:
     def sample(self) -> str:
         """Some held-out sources and what the model makes of them; where it is wrong, what is right."""
         every = max(1, len(self.pairs.held_out) // _SHOWN)
-        between = " " if self.config.data == "g2p" else ""
+        between = self.config.between
         lines: dict[Question, str] = {}
         for questions, found, _ in self._answers(self.config.beam, every):
             for question, given in zip(questions, found, strict=True):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bench.workloads.pairs import Batch, Scores
-from bench.workloads.pairs_config import PairsConfig, load_pairs
+from bench.workloads.pairs_config import PairsConfig, config_of, load_pairs
 from bench.workloads.pairs_model import build
 
 __all__ = ["PaddedTorch", "PairsTorch"]
@@ -115,7 +115,7 @@ class PairsTorch:
 
     def __init__(self, config: dict[str, Any], threads: int) -> None:
         torch.set_num_threads(threads)
-        self.config = PairsConfig(**config)
+        self.config = config_of(config)
         self.pairs = load_pairs(self.config)
         torch.manual_seed(self.config.seed)
         self.network = Network(self.config, len(self.pairs.sources), len(self.pairs.targets), self.packed)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Protocol
 
 from bench.processes import Worker
 
-__all__ = ["Progress", "Settings", "Training", "Workload", "thinned"]
+__all__ = ["Progress", "Settings", "Training", "Workload", "falling", "thinned"]
 
 _KEPT = 100  # losses that the figures keep of a training
 _COMPARED = 100  # losses that must agree with a rival's
@@ -32,10 +32,20 @@ class Progress(Protocol):
     def say(self, line: str) -> None: ...
 
 
-class Settings(Protocol):
-    """A frozen dataclass of sizes and the optimiser's settings, all with defaults; every implementation takes it."""
+@dataclass(frozen=True)
+class Settings:
+    """Sizes and the optimiser's settings, all with defaults; every implementation of a workload takes the same.
 
-    def to_json(self) -> dict[str, Any]: ...
+    A subclass has ``quick()``, the settings of a run of seconds.
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def falling(step: int, steps: int) -> float:
+    """The share of a learning rate: constant for the first half, then falling linearly to a tenth."""
+    return min(1.0, 0.1 + 1.8 * (1 - step / steps))
 
 
 class Workload(Protocol):
@@ -43,7 +53,7 @@ class Workload(Protocol):
 
     name: str
     about: str  # one line
-    config: type[Any]  # of Settings
+    config: type[Settings]
     effort: float  # about how many seconds a default run takes, alone
     always: bool  # whether every run of the benchmarks has it
 
@@ -63,7 +73,7 @@ class Training:
 
     name: str
     about: str
-    config: type[Any]
+    config: type[Settings]
     implementations: dict[str, str]  # name -> "module:Class"; "fastrnn" and rivals
     unit: str
     summary: Callable[[dict[str, Any], Any], str]

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.workloads.pairs import HELD_OUT_EVERY, Pairs, Question, needs
-from bench.workloads.pairs_config import BLAS, PairsConfig, summary
-from bench.workloads.runner import Training
+from bench.workloads.pairs import Pairs, needs
+from bench.workloads.pairs_config import PairsConfig, workload
 
-__all__ = ["WORKLOAD", "Config", "pairs"]
+__all__ = ["WORKLOAD", "Config"]
 
 
 @dataclass(frozen=True)
@@ -31,45 +30,25 @@ class Config(PairsConfig):
     def quick() -> Config:
         return Config(thin=10, steps=200)
 
-
-def pairs() -> Pairs:
-    """Names as pairs (English characters, French characters).
-
-    Raises ModuleNotFoundError that says what to install.
-    """
-    spec = find_spec("pycountry")
-    if spec is None or spec.origin is None:
-        raise needs("pycountry", "translate")
-    names: dict[str, set[str]] = {}
-    for path in sorted((Path(spec.origin).parent / "locales" / "fr" / "LC_MESSAGES").glob("*.mo")):
-        with path.open("rb") as file:
-            catalog = vars(gettext.GNUTranslations(file))["_catalog"]
-        for english, french in catalog.items():
-            if english and isinstance(english, str):  # the empty key is the file's header
-                names.setdefault(english, set()).add(french)
-    train: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
-    held_out = []
-    for k, (english, french) in enumerate(sorted(names.items()), 1):
-        answers = tuple(tuple(name) for name in sorted(french))
-        if k % HELD_OUT_EVERY:
-            train += [(tuple(english), answer) for answer in answers]
-        else:
-            held_out.append(Question(tuple(english), answers))
-    return Pairs(tuple(train), tuple(held_out))
+    def pairs(self) -> Pairs:
+        """Names as pairs (English characters, French characters)."""
+        spec = find_spec("pycountry")
+        if spec is None or spec.origin is None:
+            raise needs("pycountry", "translate")
+        names: dict[str, set[str]] = {}
+        for path in sorted((Path(spec.origin).parent / "locales" / "fr" / "LC_MESSAGES").glob("*.mo")):
+            with path.open("rb") as file:
+                catalog = vars(gettext.GNUTranslations(file))["_catalog"]
+            for english, french in catalog.items():
+                if english and isinstance(english, str):  # the empty key is the file's header
+                    names.setdefault(english, set()).add(french)
+        return Pairs.split(
+            (tuple(english), [tuple(name) for name in sorted(french)]) for english, french in sorted(names.items())
+        )
 
 
-WORKLOAD = Training(
-    name="translate",
-    about="English to French names of places and languages by characters, with attention (needs pycountry)",
-    config=Config,
-    implementations={
-        "fastrnn": "bench.workloads.pairs_model:PairsModel",
-        "torch": "bench.workloads.pairs_torch:PairsTorch",
-        "torch-padded": "bench.workloads.pairs_torch:PaddedTorch",
-    },
-    unit="pairs",
-    summary=summary,
-    effort=600.0,
-    block=20,
-    variables=BLAS,
+WORKLOAD = workload(
+    "translate",
+    "English to French names of places and languages by characters, with attention (needs pycountry)",
+    Config,
 )

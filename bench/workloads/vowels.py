@@ -10,14 +10,14 @@ files come with the packages aeon and sktime (``pip install --no-deps aeon``: no
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.workloads.runner import Training
+from bench.workloads.runner import Settings, Training
 
 __all__ = ["WORKLOAD", "Config", "Utterances", "Vowels", "epoch", "initial_weights", "padded", "utterances"]
 
@@ -27,9 +27,7 @@ _FILES = "datasets/data/JapaneseVowels/JapaneseVowels_{}.ts"
 
 
 @dataclass(frozen=True)
-class Config:
-    """Sizes and the optimiser's settings; every implementation takes the same."""
-
+class Config(Settings):
     cell: str = "gru"
     steps: int = 600
     B: int = 30
@@ -37,9 +35,6 @@ class Config:
     rate: float = 2e-3
     clip: float = 1.0
     seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @staticmethod
     def quick() -> Config:
