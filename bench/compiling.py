@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from bench import machine
 from bench.cases import Case
 from bench.processes import Worker, WorkerError
+from fastrnn.cores import usable_cores
 
 __all__ = ["FirstCalls", "compile_kernels", "kernel_key"]
 
@@ -83,7 +83,7 @@ def compile_kernels(cases: Sequence[Case], threads: int, progress: Progress, eff
                     progress.say(f"{case.key}: the first call failed: {error}")
             progress.advance(effort / len(by_cell))
 
-    _in_processes(work, min(machine.available_cores(), len(by_cell)), threads, cases[0].device)
+    _in_processes(work, min(usable_cores(), len(by_cell)), threads, cases[0].device)
     return {kernel_key(case): seconds[kernel_key(case)] for case in cases if kernel_key(case) in seconds}
 
 

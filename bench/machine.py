@@ -11,24 +11,18 @@ from typing import Any
 
 from bench import ROOT, devices
 from bench.limits import cache_sizes
+from fastrnn.cores import usable_cores
 
-__all__ = ["QUIET_LOAD", "available_cores", "commit", "describe", "physical_cores"]
+__all__ = ["QUIET_LOAD", "commit", "describe", "physical_cores"]
 
 QUIET_LOAD = 0.5
 """With more than this wanted by other programs, figures on all cores are not to be trusted."""
 
 
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def physical_cores() -> int:
-    """Of those, how many are cores of their own: two hardware threads of one core count once (Linux)."""
+    """Cores that this process may run on, two hardware threads of one core counted once (Linux)."""
     if not hasattr(os, "sched_getaffinity"):
-        return available_cores()
+        return usable_cores()
     siblings = set()
     for cpu in os.sched_getaffinity(0):
         try:
@@ -72,7 +66,7 @@ def describe(used: Collection[str] = ()) -> dict[str, Any]:
         "microarchitecture": binding.get_host_cpu_name(),
         "vectors": [name for name in known if features.get(name)],
         "cores": physical_cores(),
-        "hardware_threads": available_cores(),
+        "hardware_threads": usable_cores(),
         "cache_bytes": cache_sizes(),
         "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.release()}",

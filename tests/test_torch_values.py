@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 
 import fastrnn  # noqa: E402
 import fastrnn.torch  # noqa: E402
+from tests.cases import LAYERS  # noqa: E402
 
 CLASSES = ("RNN", "LSTM", "GRU")
 STRUCTURES = {
@@ -18,15 +19,10 @@ STRUCTURES = {
     "batch_first": {"batch_first": True},
     "deep": {"num_layers": 2, "bidirectional": True, "batch_first": True},
 }
+# Here the form of GRU is always named: the modules' default is PyTorch's, which is not that of the layers.
 VARIANTS = {
-    "rnn_relu": ("RNN", {"nonlinearity": "relu"}),
-    "rnn_sigmoid": ("RNN", {"nonlinearity": "sigmoid"}),
-    "lstm": ("LSTM", {}),
-    "lstm_peephole": ("LSTM", {"peephole": True}),
-    "lstm_coupled": ("LSTM", {"coupled": True}),
-    "lstm_peephole_coupled": ("LSTM", {"peephole": True, "coupled": True}),
-    "gru_reset_after": ("GRU", {}),
-    "gru_reset_before": ("GRU", {"reset_after": False}),
+    cell: (name, {"reset_after": False} | options if name == "GRU" else options)
+    for cell, (name, options) in LAYERS.items()
 }
 
 
@@ -147,8 +143,7 @@ def test_as_the_layer(variant):
     for dtype in (torch.float32, torch.float64):
         torch.manual_seed(0)
         module = getattr(fastrnn.torch, name)(4, 17, 2, dtype=dtype, **options)
-        layer_options = {"reset_after": True} if variant == "gru_reset_after" else options
-        layer = getattr(fastrnn, name)(4, 17, 2, dtype=str(dtype).removeprefix("torch."), **layer_options)
+        layer = getattr(fastrnn, name)(4, 17, 2, dtype=str(dtype).removeprefix("torch."), **options)
         layer.load_params({key: value.numpy() for key, value in module.state_dict().items()})
         x, resets = torch.randn(6, 5, 4, dtype=dtype), torch.rand(6, 5) < 0.2
         y, state, tape = layer.forward(x.numpy(), resets=resets.numpy())

@@ -307,8 +307,7 @@ def reconsider(barrier, parties, arrivals, w):
     who computes them.
     """
     if w == 0 and parties > 1 and read_int(barrier + _WAITS) >= _LEAST_WAITS:
-        waited = read_int(barrier + _WAITED)
-        if waited > _PATIENCE and _better_alone(waited, _clock() - read_int(barrier + _BEGUN), parties):
+        if _better_alone(read_int(barrier + _WAITED), _clock() - read_int(barrier + _BEGUN), parties):
             write_int(barrier + _ALONE, arrivals + parties)
 
 
