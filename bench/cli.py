@@ -22,10 +22,11 @@ from bench.policies import add_policies
 from bench.report import PUBLISHED
 from bench.results import Results, ResultsError, load, save
 from bench.run import COMPILE_EFFORT, Plan, effort, execute
+from bench.selection import cells_named, names_among
 from bench.sweep_command import add_sweep
 from bench.workloads.table import WORKLOADS, configured
 
-__all__ = ["cells_named", "main", "names_among", "planned_cases", "usable_devices"]
+__all__ = ["main", "planned_cases", "usable_devices"]
 
 LAST = RESULTS / "local" / "last.json"
 _BY_NAME = ", ".join(name for name, entry in REGISTRY.items() if not entry.auto)
@@ -152,28 +153,6 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--plots", type=Path, default=None, metavar="DIR", help="draw the pictures into this folder")
     run.add_argument("--no-workload", action="store_true", help="leave the character model out")
     run.set_defaults(command=_run)
-
-
-def names_among(text: str, known: Sequence[str], what: str) -> list[str]:
-    """The names that a list separated by commas asks for; raises ValueError for one that is not known."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{what} must be some of {', '.join(known)}, got {name!r}")
-    return names
-
-
-def cells_named(text: str) -> list[str]:
-    """Cells by name; a name that is no cell's stands for all cells that begin with it."""
-    if text == "all":
-        return list(CELLS)
-    chosen = []
-    for name in (part.strip() for part in text.split(",")):
-        matching = [name] if name in CELLS else [cell for cell in CELLS if cell.startswith(name)]
-        if not name or not matching:
-            raise ValueError(f"cells must be all or some of {', '.join(CELLS)}, got {name!r}")
-        chosen += [cell for cell in matching if cell not in chosen]
-    return chosen
 
 
 def _threads(text: str | None) -> list[int]:

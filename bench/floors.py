@@ -16,6 +16,7 @@ from typing import Any
 from bench import RESULTS
 from bench.cases import Case
 from bench.limits import nearer_limit
+from bench.selection import names_among
 from bench.tables import Table
 
 __all__ = ["CALIBRATION", "ROWS", "SIZES", "add_floors", "calibrated", "case_floors", "floors"]
@@ -40,7 +41,6 @@ def add_floors(commands: Any) -> None:
 
 
 def _floors(options: argparse.Namespace) -> int:
-    from bench.cli import names_among
     from bench.terminal import print_table
     from fastrnn.cell_table import CELLS
     from fastrnn.kernels.cuda.cuts import Chip

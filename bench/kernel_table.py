@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from bench import sass
 from bench.floors import ROWS, SIZES
+from bench.selection import cells_named, names_among
 from bench.tables import Table, markdown
 
 __all__ = ["add_kernels", "grid_problems", "model_products"]
@@ -35,7 +36,6 @@ def add_kernels(commands: Any) -> None:
 
 
 def _kernels(options: argparse.Namespace) -> int:
-    from bench.cli import cells_named, names_among
     from bench.terminal import print_table, terminal
     from fastrnn.kernels.cuda import catalogue, devices
     from fastrnn.kernels.cuda.cuts import Chip

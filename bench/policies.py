@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.cases import Case
 from bench.devices import Timer, cupy_timer, missing
+from bench.selection import cells_named, names_among
 from bench.tables import Table, markdown
 
 __all__ = ["add_policies", "policies"]
@@ -32,7 +33,6 @@ def add_policies(commands: Any) -> None:
 
 
 def _policies(options: argparse.Namespace) -> int:
-    from bench.cli import cells_named, names_among
     from bench.terminal import print_table, terminal
     from fastrnn.kernels.cuda.layout import ELEMENTS
 

@@ -10,6 +10,7 @@ from typing import Any
 from bench import RESULTS, machine
 from bench.processes import Worker
 from bench.results import Results, save
+from bench.selection import cells_named
 from bench.sweep import CLIFF, SWEEPS, Cliff, Curve, measure_sweep
 from bench.tables import Table, seconds_text
 
@@ -32,7 +33,6 @@ def add_sweep(commands: Any) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from bench.cli import cells_named
     from bench.terminal import Bar, print_table, terminal
 
     names = [name.strip() for name in options.sweeps.split(",")]

@@ -15,10 +15,10 @@ import pytest
 
 from bench.cases import MODES, Case, cases_for, parse_shapes
 from bench.checks import error_and_place, reference_outputs, tolerance, within
-from bench.cli import cells_named, names_among
 from bench.devices import DEVICES, DTYPES, cuda_clock, missing
 from bench.peers import OURS, REGISTRY, select
 from bench.peers.base import UnsupportedError
+from bench.selection import cells_named, names_among
 
 THREADS = int(os.environ.get("FASTRNN_BENCH_THREADS", "1"))
 
