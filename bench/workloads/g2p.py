@@ -27,12 +27,17 @@ class Config(PairsConfig):
     between: ClassVar[str] = " "
 
     data: str = "g2p"
-    steps: int = 16000
+    steps: int = 8000
+    B: int = 256
+    hidden: int = 512
+    dropout: float = 0.3
+    smoothing: float = 0.1
+    rate: float = 2e-3
     stress: bool = False
 
     @staticmethod
     def quick() -> Config:
-        return Config(thin=10, steps=400)
+        return Config(thin=10, steps=400, B=128, hidden=256, rate=3e-3)
 
     def pairs(self) -> Pairs:
         """The dictionary as pairs (letters, phonemes), one for each listed pronunciation."""
