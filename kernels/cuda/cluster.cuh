@@ -16,6 +16,7 @@ namespace fastrnn {
 // blocks that all have something to send: those without units (H leaves some over) neither send nor receive.
 template <class T, class S> struct ClusterExchange {
     static constexpr int V = 16 / int(sizeof(T)), BUFFERS = 3;
+    static constexpr int VECTORS = S::UNITS / V, SENDERS = S::THREADS / S::CLUSTER;  // of a row; threads
     u64* arrived;  // an mbarrier for each buffer; the rows follow
     int H, pitch, second_pitch, most_rows;
     u32 parities = 0;  // a bit for each buffer: of the phase that is awaited next
@@ -71,11 +72,14 @@ template <class T, class S> struct ClusterExchange {
         __syncthreads();
         if (units() <= 0) return;
         if (threadIdx.x == 0) mbarrier_expect(arrived + which, u32(rows * planes * (H - units()) * int(sizeof(T))));
-        const int own = units() / V, vectors = rows * planes * own, others = (H + S::UNITS - 1) / S::UNITS - 1;
-        for (int i = threadIdx.x; i < vectors * others; i += S::THREADS) {
-            const int vector = i % vectors, n = vector / (planes * own), plane = vector / own % planes;
-            uint4* mine = reinterpret_cast<uint4*>(place(which, n) + plane * H + first_unit() + vector % own * V);
-            send_to_block(mine, *mine, arrived + which, u32(blockIdx.x + 1 + i / vectors) % u32(others + 1));
+        // A thread sends to one block: the first SENDERS to their own, so to nobody, the next to the one after.
+        const int to = (int(blockIdx.x) + int(threadIdx.x) / SENDERS) % S::CLUSTER;
+        if (to == int(blockIdx.x) || to * S::UNITS >= H) return;
+        for (int i = int(threadIdx.x) % SENDERS; i < rows * planes * VECTORS; i += SENDERS) {
+            const int n = i / (planes * VECTORS), plane = i / VECTORS % planes, k = i % VECTORS * V;
+            if (k >= units()) continue;
+            uint4* mine = reinterpret_cast<uint4*>(place(which, n) + plane * H + first_unit() + k);
+            send_to_block(mine, *mine, arrived + which, u32(to));
         }
     }
 };

@@ -37,6 +37,9 @@ DEVICE void store_release(u32* p, u32 v) {
     asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }
 
+// Keeps an address where it is: compilers would rather compute it anew than spend registers on it.
+template <class P> DEVICE void keep(P*& p) { asm volatile("" : "+l"(p)); }
+
 // Loads that pass the first-level cache by, which other blocks' stores do not reach: for what this launch wrote.
 DEVICE uint4 load_shared_by_blocks(const uint4* p) {
     uint4 v;
@@ -106,12 +109,23 @@ DEVICE void mbarrier_expect(u64* mbarrier, u32 bytes) {
                  : "memory");
 }
 
+// What bytes brought is seen after a phase is known to be over: shared memory alone. A plain acquire at the scope of a
+// cluster also empties the first-level cache; compilers before CUDA 12.8 know no other.
+#if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1208
+#define FASTRNN_PASSED "relaxed.cluster"
+#define FASTRNN_ACQUIRE "fence.acquire.sync_restrict::shared::cluster.cluster;"
+#else
+#define FASTRNN_PASSED "acquire.cluster"
+#define FASTRNN_ACQUIRE ""
+#endif
+
 // Whether the phase is over that is under way or was the last one, whichever of them has this parity; the first has 0.
 // Then what its bytes brought is seen. May wait a little before it says no.
 DEVICE bool mbarrier_passed(u64* mbarrier, u32 parity) {
     u32 passed;
     asm volatile("{\n\t.reg .pred p;\n\t"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\tselp.u32 %0, 1, 0, p;\n\t}"
+                 "mbarrier.try_wait.parity." FASTRNN_PASSED ".shared::cta.b64 p, [%1], %2;\n\tselp.u32 %0, 1, 0, p;\n\t"
+                 FASTRNN_ACQUIRE "}"
                  : "=r"(passed) : "r"(shared_address(mbarrier)), "r"(parity) : "memory");
     return passed != 0;
 }

@@ -36,34 +36,69 @@ template <int V_, int UNITS_, int THREADS_, int ROUNDS_, int TENSOR_, int CLUSTE
     static constexpr int AT_ONCE = 4;                     // rows whose sums a thread has in registers
 };
 
-// Weights of OUT outputs of this thread's unit, for its part of a depth of up to DEPTHS * H.
+// Adds up COUNT sums over the lanes of a warp that are LANES apart, and stores them: to[sum][lane % LANES]. Lanes DISTANCE
+// apart exchange first, then those half as far: as long as a lane has several sums, it hands on half of them.
+template <int LANES, int DISTANCE, int COUNT, class A>
+DEVICE void store_totals(const A (&sums)[COUNT], A* to, bool stores = true) {
+    const int lane = threadIdx.x % 32;
+    const bool upper = (lane & DISTANCE) != 0;
+    if constexpr (DISTANCE < LANES) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++)
+            if (stores) to[i * LANES + lane % LANES] = sums[i];
+    } else if constexpr (COUNT % 2 == 0) {
+        A kept[COUNT / 2];
+#pragma unroll
+        for (int i = 0; i < COUNT / 2; i++) {
+            const A lower_half = sums[i], upper_half = sums[i + COUNT / 2];
+            kept[i] = upper ? upper_half : lower_half;
+            kept[i] += __shfl_xor_sync(0xffffffffu, upper ? lower_half : upper_half, DISTANCE);
+        }
+        store_totals<LANES, DISTANCE / 2>(kept, upper ? to + COUNT / 2 * LANES : to, stores);
+    } else {
+        A all[COUNT];
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) all[i] = sums[i] + __shfl_xor_sync(0xffffffffu, sums[i], DISTANCE);
+        store_totals<LANES, DISTANCE / 2>(all, to, stores && !upper);
+    }
+}
+
+// Weights of OUT outputs of some of the block's units, for this thread's part of a depth of up to DEPTHS * H.
+//
+// A load of elements takes four cycles of a multiprocessor, whatever is made of it. So where a unit has few outputs, a
+// thread has several units and less of the depth, and multiplies what it loads by the weights of four outputs.
 template <class T, class S, int OUT, int DEPTHS> struct RegisterWeights {
     using A = SumOf<T>;
-    static constexpr int ROUNDS = (DEPTHS * S::ROUNDS + S::SPLIT - 1) / S::SPLIT;
-    A at[OUT][ROUNDS * S::V];
+    static constexpr int ALL_ROUNDS = (DEPTHS * S::ROUNDS + S::SPLIT - 1) / S::SPLIT;  // with one unit
+    static constexpr int MORE = OUT > 2 ? 1 : 4 / OUT;
+    // As many that no part of the depth is multiplied in vain.
+    static constexpr int OWN = ALL_ROUNDS % MORE == 0 ? MORE : ALL_ROUNDS % 2 == 0 && MORE > 1 ? 2 : 1;
+    static constexpr int ROUNDS = ALL_ROUNDS / OWN, LANES = S::UNITS / OWN, OUTPUTS = OUT * OWN;
+    A at[OUTPUTS][ROUNDS * S::V];
 
     // Neighbouring parts read neighbouring elements: a warp's loads are contiguous.
-    static DEVICE int depth_index(int round) { return (round * S::PARTS + int(threadIdx.x) / S::UNITS) * S::V; }
+    static DEVICE int depth_index(int round) { return (round * S::PARTS * OWN + int(threadIdx.x) / LANES) * S::V; }
 
     // exists(out, unit): whether there is such an output; weight(out, unit, k): where its weight is.
     template <class E, class F> DEVICE void load(int depth, E exists, F weight) {
-        const int unit = threadIdx.x % S::UNITS;
 #pragma unroll
         for (int round = 0; round < ROUNDS; round++)
 #pragma unroll
             for (int e = 0; e < S::V; e++) {
                 const int k = depth_index(round) + e;
 #pragma unroll
-                for (int out = 0; out < OUT; out++)
-                    at[out][round * S::V + e] = exists(out, unit) && k < depth ? read(weight(out, unit, k)) : A(0);
+                for (int output = 0; output < OUTPUTS; output++) {
+                    const int out = output / OWN, unit = output % OWN * LANES + int(threadIdx.x) % LANES;
+                    at[output][round * S::V + e] = exists(out, unit) && k < depth ? read(weight(out, unit, k)) : A(0);
+                }
             }
     }
 
     // sums[warp][row][out][unit] for every row of a tile; source(n): its elements.
     template <class F> DEVICE void multiply(int depth, int rows, F source, A* sums) const {
-        const int unit = threadIdx.x % S::UNITS, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        const int warp = threadIdx.x / 32;
         for (int first = 0; first < rows; first += S::AT_ONCE) {
-            A sum[S::AT_ONCE][OUT] = {};
+            A sum[S::AT_ONCE][OUTPUTS] = {};
             const T* from[S::AT_ONCE];
 #pragma unroll
             for (int n = 0; n < S::AT_ONCE; n++) from[n] = source(first + n < rows ? first + n : first);
@@ -79,19 +114,14 @@ template <class T, class S, int OUT, int DEPTHS> struct RegisterWeights {
 #pragma unroll
                     for (int e = 0; e < S::V; e++)
 #pragma unroll
-                        for (int out = 0; out < OUT; out++) sum[n][out] += at[out][round * S::V + e] * x[e];
+                        for (int output = 0; output < OUTPUTS; output++)
+                            sum[n][output] += at[output][round * S::V + e] * x[e];
                 }
             }
 #pragma unroll
             for (int n = 0; n < S::AT_ONCE; n++) {
                 if (first + n >= rows) continue;
-#pragma unroll
-                for (int out = 0; out < OUT; out++) {
-#pragma unroll
-                    for (int distance = S::UNITS; distance < 32; distance *= 2)
-                        sum[n][out] += __shfl_xor_sync(0xffffffffu, sum[n][out], distance);
-                    if (lane < S::UNITS) sums[((warp * S::ROWS + first + n) * OUT + out) * S::UNITS + unit] = sum[n][out];
-                }
+                store_totals<LANES, 16>(sum[n], sums + (warp * S::ROWS + first + n) * OUT * S::UNITS);
             }
         }
     }
@@ -162,6 +192,7 @@ DEVICE void load_forward_weights(const Args<T>& a, Weights<T, S, Fed<C, P>::COUN
 template <class C, class S, class T> DEVICE void forward_persistent(const Args<T>& a) {
     constexpr int LAST = C::PHASES - 1;
     SHARED_MEMORY(SumOf<T>, sums);
+    int s = a.first, rows = rows_of_column(alive<T>(a, s));
     Weights<T, S, Fed<C, 0>::COUNT, 1> w;
     load_forward_weights<C, S, 0, T>(a, w);
     Weights<T, S, Fed<C, LAST>::COUNT, 1> w2;
@@ -169,10 +200,9 @@ template <class C, class S, class T> DEVICE void forward_persistent(const Args<T
     constexpr int MOST_OUTPUTS = Fed<C, 0>::COUNT > Fed<C, LAST>::COUNT ? Fed<C, 0>::COUNT : Fed<C, LAST>::COUNT;
     Exchange<T, S> exchange(a, sums + S::WARPS * S::ROWS * MOST_OUTPUTS * S::UNITS, a.H, a.H);
     exchange.begin();
-    exchange.enter(a.first & 1, rows_of_column(alive<T>(a, a.first)), [&](int row) { return entering_h<T>(a, a.first, row); });
-    int s = a.first;
+    exchange.enter(s & 1, rows, [&](int row) { return entering_h<T>(a, a.first, row); });
     for (; s < a.last; s++) {
-        const int rows = rows_of_column(alive<T>(a, s));
+        count_rows(rows, alive<T>(a, s));
         if (rows <= 0) break;  // of no row of this column is there more
         forward_phase<C, 0, S, T>(a, s, rows, w, sums, exchange);
         if constexpr (C::PHASES == 2) forward_phase<C, 1, S, T>(a, s, rows, w2, sums, exchange);
@@ -236,6 +266,7 @@ template <class C, class S, class T> DEVICE void backward_persistent(const Args<
     constexpr int LAST = C::PHASES - 1;
     SHARED_MEMORY(SumOf<T>, sums);
     const int unit = threadIdx.x % S::UNITS, mine = threadIdx.x / S::UNITS, u = blockIdx.x * S::UNITS + unit;
+    int rows = rows_of_column(alive<T>(a, a.last));  // behind the weights it costs sm_100 all registers
     Weights<T, S, S::SPLIT, Fed<C, 0>::COUNT> w;
     load_backward_weights<C, S, 0, T>(a, w);
     Weights<T, S, S::SPLIT, Fed<C, LAST>::COUNT> w2;
@@ -245,8 +276,8 @@ template <class C, class S, class T> DEVICE void backward_persistent(const Args<
     Totals<T, S> totals(sums);
     totals.begin();
     for (int s = a.last - 1; s >= a.first - 1; s--) {
-        const int rows = rows_of_column(s < 0 ? a.B : alive<T>(a, s));
-        const int going_on = rows_of_column(alive<T>(a, s + 1));
+        const int going_on = rows;
+        count_rows(rows, s < 0 ? a.B : alive<T>(a, s));
         if (rows <= 0) continue;
         for (int tile = 0; tile < rows; tile += S::ROWS) {
             const bool active = tile + mine < rows && mine < S::ROWS && u < a.H;

@@ -93,9 +93,35 @@ BUGS = {
         {"results", "thread"},
     ),
     "flags without release": Bug(
-        "exchange", "store_release(flags + blockIdx.x, turn)", "flags[blockIdx.x] = turn", LSTM, {"thread"}
+        "exchange", "store_release(mine, turn)", "*mine = turn", LSTM, {"thread"}
     ),
     "flags without acquire": Bug("exchange", "load_acquire(flags + i) < turn", "flags[i] < turn", LSTM, {"thread"}),
+    "no barrier behind the looks at flags": Bug(
+        "exchange",
+        "< turn);\n        __syncthreads();",
+        "< turn);",
+        LSTM,
+        {"results", "thread"},
+    ),
+    "half of the lanes' sums handed to the wrong lane": Bug(
+        "persistent",
+        "__shfl_xor_sync(0xffffffffu, upper ? lower_half : upper_half, DISTANCE)",
+        "__shfl_xor_sync(0xffffffffu, upper ? upper_half : lower_half, DISTANCE)",
+        LSTM,
+        {"results"},
+    ),
+    "a row of a column forgotten as rows go up": Bug(
+        "exchange", "while (row_of_column(rows) < count) rows++;", "if (row_of_column(rows) < count) rows++;",
+        LSTM | WHOLE, {"results"},
+    ),
+    "messages to one block of a cluster too few": Bug(
+        "cluster",
+        "if (to == int(blockIdx.x) || to * S::UNITS >= H) return;",
+        "if (to == int(blockIdx.x) || (to + 1) * S::UNITS >= H) return;",
+        LSTM,
+        {"emulator"},
+        "cluster",
+    ),
     "the flags of another member": Bug(
         "exchange",
         "flags(a.flags + i64(blockIdx.y) * gridDim.x)",
@@ -188,8 +214,8 @@ BUGS = {
     ),
     "sums past the end of shared memory": Bug(
         "persistent",
-        "if (lane < S::UNITS) sums[((warp * S::ROWS + first + n) * OUT + out) * S::UNITS + unit] = sum[n][out];",
-        "if (lane < S::UNITS) sums[((warp * S::ROWS + first + n + 1) * OUT + out) * S::UNITS + unit] = sum[n][out];",
+        "sums + (warp * S::ROWS + first + n) * OUT * S::UNITS);",
+        "sums + (warp * S::ROWS + first + n + 1) * OUT * S::UNITS);",
         LSTM,
         {"address"},
     ),
@@ -262,14 +288,14 @@ BUGS = {
         "persistent",
         "for (int warp = 0; warp < S::WARPS; warp++) sum +=",
         "for (int warp = 0; warp < S::WARPS - 1; warp++) sum +=",
-        LSTM,
+        LSTM | {"H": 100},
         {"results"},
     ),
     "the second round of the depth skipped": Bug(
         "persistent",
-        "return (round * S::PARTS + int(threadIdx.x) / S::UNITS) * S::V;",
-        "return ((round + (round > 0)) * S::PARTS + int(threadIdx.x) / S::UNITS) * S::V;",
-        LSTM,
+        "return (round * S::PARTS * OWN + int(threadIdx.x) / LANES) * S::V;",
+        "return ((round + (round > 0)) * S::PARTS * OWN + int(threadIdx.x) / LANES) * S::V;",
+        LSTM | {"H": 100},
         {"results"},
     ),
     "the first round of tensor cores skipped": Bug(

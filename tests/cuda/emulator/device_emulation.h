@@ -214,6 +214,7 @@ inline u64 multiply_high(u64 x, u64 y) { return u64((static_cast<unsigned __int1
 
 inline u32 load_acquire(const u32* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 inline void store_release(u32* p, u32 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+template <class P> inline void keep(P*&) {}
 
 template <class T>
 inline T emulated_load(const T* p) {
