@@ -10,14 +10,16 @@ import pytest
 
 from bench import sass
 from bench.kernel_table import grid_problems, model_products
+from fastrnn.cell_table import CELLS
 from fastrnn.kernels.cuda import devices
-from fastrnn.kernels.cuda.catalogue import chosen_units
+from fastrnn.kernels.cuda.catalogue import chosen_units, precisions
 from fastrnn.kernels.cuda.compiler import CompileError, compile, flatten, of_each
 from fastrnn.kernels.cuda.cuts import Chip
 
 HOPPER = Chip(132, 227 * 1024, 90)
-# One phase and two, one state and two; the other cells differ in arithmetic.
-CELLS = ("lstm", "gru_reset_before")
+# One phase and two, one state and two; the other cells differ in arithmetic, and in outputs of a unit.
+FIRST = ("lstm", "gru_reset_before")
+OTHERS = [cell for cell in CELLS if cell not in FIRST]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,19 +57,47 @@ def complaints(unit, loop):
         yield f"{loop.remote} stores of 16 bytes to other blocks, {loop.remote_narrow} narrower ones"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("cell", CELLS)
-def test_steps_of_the_grid(cell, dtype):
-    # float32: without tensor cores for the one cell, with three products each for the other
-    wanted = {"lstm": "exact", "gru_reset_before": "3xtf32" if dtype == "float32" else "exact"}[cell]
-    problems = [problem for problem in grid_problems([cell], [dtype]) if problem.precision == wanted]
-    units = list(chosen_units(HOPPER, problems))
-    found = []
+def check_steps(problems):
+    """Of the units that are chosen for the problems; returns these."""
+    units, found = list(chosen_units(HOPPER, problems)), []
     for unit, loops in zip(units, of_each([unit.source for unit in units], "sm_90", loops_of), strict=True):
         assert not isinstance(loops, CompileError), f"{unit.label}: {loops}"
         found += [f"{unit.label}: {kernel} {what}" for kernel in loops for what in complaints(unit, loops[kernel])]
-    assert {"cluster", "persistent"} & {unit.policy.kernel for unit in units} and len(units) > 8
     assert not found, "\n".join(found)
+    return units
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", FIRST)
+def test_steps_of_the_grid(cell, dtype):
+    # float32: without tensor cores for the one cell, with three products each for the other
+    wanted = {"lstm": "exact", "gru_reset_before": "3xtf32" if dtype == "float32" else "exact"}[cell]
+    units = check_steps(problem for problem in grid_problems([cell], [dtype]) if problem.precision == wanted)
+    assert {"cluster", "persistent"} & {unit.policy.kernel for unit in units} and len(units) > 8
+
+
+# With and without tensor cores, forward and back, in the largest and the fullest kernels of some cells.
+SOME = [("rnn_tanh", "float32", 512, 1), ("rnn_relu", "bfloat16", 1024, 16), ("rnn_sigmoid", "float32", 128, 16)]
+SOME += [
+    ("lstm_peephole", "float32", 512, 16),
+    ("lstm_coupled", "bfloat16", 512, 1),
+    ("gru_reset_after", "float32", 512, 16),
+]
+SOME += [("lstm_peephole_coupled", "float32", 256, 1), ("gru_reset_after", "bfloat16", 256, 64)]
+
+
+@pytest.mark.parametrize("cell, dtype, H, B", SOME)
+def test_some_steps_of_other_cells(cell, dtype, H, B):
+    exact = [problem for problem in grid_problems([cell], [dtype]) if problem.precision == "exact"]
+    assert len(check_steps(problem for problem in exact if (problem.H, problem.B) == (H, B))) == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_step_of_the_grid(cell, dtype):
+    for precision in precisions(dtype):
+        assert check_steps(problem for problem in grid_problems([cell], [dtype]) if problem.precision == precision)
 
 
 # Loops over steps, each with a barrier and a product, and what must not be in one.
