@@ -30,6 +30,7 @@ def add_kernels(commands: Any) -> None:
     parser.add_argument("--cells", default="all", help="all, or names and prefixes of cells")
     parser.add_argument("--dtypes", default="float32,bfloat16,float16,float64")
     parser.add_argument("--sizes", default="100,512,1024", help="hidden units that kernels are cut for")
+    parser.add_argument("--grid", default=",".join(map(str, SIZES)), help="hidden units of the steps' table")
     parser.add_argument("--units", default="", help="only units with this in their name, such as 'forward lstm'")
     parser.add_argument("--out", type=Path, default=None, help="also write Markdown here")
     parser.set_defaults(command=_kernels)
@@ -50,6 +51,7 @@ def _kernels(options: argparse.Namespace) -> int:
     def asked_for(units: Iterable[Any]) -> list[Any]:
         return [unit for unit in units if options.units in unit.label]
 
+    grid = [int(size) for size in options.grid.split(",")]
     units = {arch: asked_for(catalogue.every_unit(int(arch[3:]), sizes, *chosen)) for arch in archs}
     if not any(units.values()):
         raise ValueError(f"units: none has {options.units!r} in its name")
@@ -66,7 +68,7 @@ def _kernels(options: argparse.Namespace) -> int:
     else:
         arch = "sm_90" if "sm_90" in archs else archs[0]
         chip = Chip(132, 227 * 1024, int(arch[3:]))
-        tables.append(_steps(arch, asked_for(catalogue.chosen_units(chip, grid_problems(*chosen))), errors))
+        tables.append(_steps(arch, asked_for(catalogue.chosen_units(chip, grid_problems(*chosen, grid))), errors))
     for table in tables:
         print_table(table)
     for error in errors:
@@ -151,13 +153,13 @@ def _seconds(unit: Any) -> float:
 # -- steps ------------------------------------------------------------------------------------------------------
 
 
-def grid_problems(cells: Iterable[str], dtypes: Iterable[str]) -> Iterable[Any]:
-    """Every problem of the GPU grid."""
+def grid_problems(cells: Iterable[str], dtypes: Iterable[str], sizes: Sequence[int] = SIZES) -> Iterable[Any]:
+    """Every problem of the GPU grid, of layers with so many units."""
     from fastrnn.kernels.cuda.catalogue import precisions
     from fastrnn.kernels.cuda.cuts import Problem
 
     for cell, dtype in itertools.product(cells, dtypes):
-        for precision, backward, H, B in itertools.product(precisions(dtype), (False, True), SIZES, ROWS):
+        for precision, backward, H, B in itertools.product(precisions(dtype), (False, True), sizes, ROWS):
             yield Problem(cell, dtype, precision, H, B, backward)
 
 
