@@ -14,8 +14,8 @@ from fastrnn.cell_table import Cell
 from fastrnn.sequences import Schedule
 
 __all__ = [
-    "Accumulators", "Backend", "Backward", "Forward", "GPUUnavailable", "LayeredBackend", "Plan", "Stepper",
-    "get_num_threads", "load", "set_num_threads",
+    "MOST_LAYERS", "Accumulators", "Backend", "Backward", "Dropout", "Forward", "GPUUnavailable", "LayeredBackend",
+    "Plan", "Stepper", "get_num_threads", "load", "set_num_threads",
 ]  # fmt: skip
 
 
@@ -45,6 +45,8 @@ class Stepper(Protocol):
         """Take one step from x (B, I), and write h into out (B, H), which must not overlap x."""
 
 
+MOST_LAYERS = 4  # that a ``LayeredBackend`` walks at the same time
+
 # One direction of a layer in a call of ``forward``: packed weights, the initial state or None, the schedule, y or None
 # (0 past a row's length), and the final state, these two to be filled. Plain tuples: as a class with names each takes
 # 0.2 us of a call.
@@ -62,6 +64,11 @@ Backward = tuple[
     tuple[NDArray[Any], ...],
     tuple[NDArray[Any] | None, ...] | Accumulators,
 ]
+
+
+# Between layers in one call: probability, seed, and the number of the boundary above the first of them; see
+# ``fastrnn.dropout``.
+Dropout = tuple[float, int, int]
 
 
 class Backend(Protocol):
@@ -137,8 +144,8 @@ class Backend(Protocol):
 class LayeredBackend(Backend, Protocol):
     """A backend that can also walk several layers of one direction at the same time; its ``Place`` says so."""
 
-    def wavefront(self, cell: Cell, packed: Any, schedule: Schedule, layers: int) -> Any:
-        """How it would walk so many layers alike; None: one after the other."""
+    def wavefront(self, cell: Cell, packed: Any, schedule: Schedule, layers: int, backward: bool) -> Any:
+        """How it would walk so many layers alike, 2 to ``MOST_LAYERS``; None: one after the other."""
 
     def forward_layers(
         self,
@@ -148,8 +155,27 @@ class LayeredBackend(Backend, Protocol):
         layers: Sequence[Forward],
         keep: bool,
         wave: Any,
+        dropout: Dropout | None,
     ) -> Sequence[Any]:
         """As ``forward`` for each layer, which reads the y of the one before it; wave: what ``wavefront`` returned."""
+
+    def backward_layers(
+        self,
+        cell: Cell,
+        inputs: Sequence[NDArray[Any]],
+        resets: NDArray[np.bool_] | None,
+        layers: Sequence[Backward],
+        dx: NDArray[Any] | None,
+        wave: Any,
+        dropout: Dropout | None,
+        consume: bool = True,
+        accumulate_dx: bool = False,
+        accumulate: bool = True,
+    ) -> None:
+        """As ``backward`` for each layer, the last one first. inputs: each layer's x; dx: of the first.
+
+        The dy of all layers but the last is filled with the dx of the one after it.
+        """
 
 
 class GPUUnavailable(RuntimeError):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import checks
-from fastrnn.backend import Backward, Forward, LayeredBackend, load
+from fastrnn.backend import MOST_LAYERS, Backward, Dropout, Forward, LayeredBackend, load
 from fastrnn.checks import State
 from fastrnn.dropout import fresh_seed
 from fastrnn.places import Place
@@ -175,65 +175,53 @@ def _forward(
     forward = kernels(place, recompute).forward
     shape, top = (layer.num_layers * D, B, H), layer.num_layers - 1
     finals = tuple([place.arrays.empty(shape, dtype) for _ in cell.states])
-    if top and place.side_by_side and D == 1 and seed is None and not recompute:
-        found = _layers_together(layer, call, packed, batch_first, return_sequences, keep, finals)
-        if found is not None:
-            return found
-    records = []
-    y: NDArray[Any] | None = None
-    index = 0
-    for k in range(layer.num_layers):
+    together = top and D == 1 and place.side_by_side and not recompute
+
+    def directions(k: int) -> tuple[NDArray[Any] | None, list[Forward]]:
+        """The output of layer k, and what the backend takes."""
         y = None
         if return_sequences or k < top:
             y = _empty_sequence(place, T, B, D * H, dtype, batch_first and k == top and not unbatched)
-        directions = []
+        found = []
         for d in range(D):
+            index = k * D + d
             y_d = y if D == 1 or y is None else y[:, :, d * H : (d + 1) * H]
             state = None if initial is None else _of(initial, index)
             final = tuple([part[index] for part in finals])
-            directions.append((packed[index], state, schedules[d], y_d, final))
-            index += 1
-        saved = forward(cell, x, resets, directions, keep)
-        if keep:
-            records.append(LayerRecord(x, tuple(saved)))
-        if y is not None and k < top:
+            found.append((packed[index], state, schedules[d], y_d, final))
+        return y, found
+
+    records = list[LayerRecord]()
+    k = 0
+    while k <= top:
+        count, wave = _together(layer, packed[k], schedules[0], top + 1 - k, False) if together else (1, None)
+        if wave is None:
+            y, ways = directions(k)
+            saved = forward(cell, x, resets, ways, keep)
+            if keep:
+                records.append(LayerRecord(x, tuple(saved)))
+        else:
+            # So even without a tape the outputs of all these layers exist at a time.
+            outputs, layers = zip(*map(directions, range(k, k + count)), strict=True)
+            masks = None if seed is None else (dropout, seed, k)
+            backend = cast(LayeredBackend, load(place.device))
+            saved = backend.forward_layers(cell, x, resets, [way for (way,) in layers], keep, wave, masks)
+            if keep:
+                records += [LayerRecord(*pair) for pair in zip((x, *outputs[:-1]), zip(saved), strict=True)]
+            y = outputs[-1]
+        k += count
+        if y is not None and k <= top:
             if seed is not None:
-                place.apply_mask(y, dropout, seed, k)
+                place.apply_mask(y, dropout, seed, k - 1)
             x = y
     return y, finals, tuple(records)
 
 
-def _layers_together(
-    layer: RecurrentLayer,
-    call: Call,
-    packed: tuple[Any, ...],
-    batch_first: bool,
-    return_sequences: bool,
-    keep: bool,
-    finals: tuple[NDArray[Any], ...],
-) -> tuple[NDArray[Any] | None, tuple[NDArray[Any], ...], tuple[LayerRecord, ...]] | None:
-    """As ``_forward``, all layers in one call of the backend; None if it would take one after the other.
-
-    So even without a tape the outputs of all layers exist at a time.
-    """
-    x, initial, (schedule, _), resets, unbatched = call
-    T, B, _ = x.shape
-    place, L = layer.kind.place, layer.num_layers
-    backend = cast(LayeredBackend, load(place.device))
-    wave = backend.wavefront(layer.cell, packed[0], schedule, L)
-    if wave is None:
-        return None
-    layers, inputs, y = list[Forward](), [x], None
-    for k in range(L):
-        y, last = None, k == L - 1
-        if return_sequences or not last:
-            y = _empty_sequence(place, T, B, layer.hidden_size, layer.dtype, batch_first and last and not unbatched)
-            inputs.append(y)
-        state = None if initial is None else _of(initial, k)
-        layers.append((packed[k], state, schedule, y, tuple([part[k] for part in finals])))
-    saved = backend.forward_layers(layer.cell, x, resets, layers, keep, wave)
-    records = [LayerRecord(inputs[k], (saved[k],)) for k in range(L)] if keep else []
-    return y, finals, tuple(records)
+def _together(layer: RecurrentLayer, packed: Any, schedule: Schedule, layers: int, backward: bool) -> tuple[int, Any]:
+    """How many of the next layers are walked at the same time, and how; (1, None): one after the other."""
+    count, backend = min(layers, MOST_LAYERS), cast(LayeredBackend, load(layer.kind.place.device))
+    wave = backend.wavefront(layer.cell, packed, schedule, count, backward) if count > 1 else None
+    return (1, None) if wave is None else (count, wave)
 
 
 def backward(
@@ -335,18 +323,35 @@ def _backward(
     cell, D, H = layer.cell, layer.num_directions, layer.hidden_size
     place = layer.kind.place
     kernel = kernels(place, record.recompute).backward
-    for k in reversed(range(layer.num_layers)):
-        x, saved = record.layers[k]
-        below = dx if k == 0 else place.arrays.empty(x.shape, layer.dtype)
-        directions: list[Backward] = []
+    together = layer.num_layers > 1 and D == 1 and place.side_by_side and not record.recompute
+
+    def directions(k: int, dy: Any) -> list[Backward]:
+        found: list[Backward] = []
         for d in range(D):
             index = k * D + d
             dy_d = dy if D == 1 or dy is None else dy[:, :, d * H : (d + 1) * H]
             dfinal = None if dfinals is None else _of(dfinals, index)
             dinitial = tuple([part[index] for part in dinitials])
-            weights = grads.parameters.weights[index]
-            directions.append((record.packed[index], saved[d], record.schedules[d], dy_d, dfinal, dinitial, weights))
-        kernel(cell, x, record.resets, directions, below, not keep, accumulate and k == 0, accumulate)
+            weights, saved = grads.parameters.weights[index], record.layers[k].saved[d]
+            found.append((record.packed[index], saved, record.schedules[d], dy_d, dfinal, dinitial, weights))
+        return found
+
+    schedule, end = record.schedules[0], layer.num_layers
+    while end:
+        count, wave = _together(layer, record.packed[end - 1], schedule, end, True) if together else (1, None)
+        k = end - count
+        inputs = [one.x for one in record.layers[k:end]]
+        dys = [*(place.arrays.empty(x.shape, layer.dtype) for x in inputs[1:]), dy]
+        below = place.arrays.empty(inputs[0].shape, layer.dtype) if k else dx
+        how = not keep, accumulate and k == 0, accumulate
+        if wave is None:
+            kernel(cell, inputs[0], record.resets, directions(k, dy), below, *how)
+        else:
+            layers = [directions(k + i, dys[i])[0] for i in range(count)]
+            masks: Dropout | None = None if seed is None else (record.dropout, seed, k)
+            backend = cast(LayeredBackend, load(place.device))
+            backend.backward_layers(cell, inputs, record.resets, layers, below, wave, masks, *how)
+        end = k
         if k and below is not None:
             if seed is not None:
                 place.apply_mask(below, record.dropout, seed, k - 1)

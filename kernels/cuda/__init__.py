@@ -30,11 +30,11 @@ from .place import place
 from .plan import current_chip
 from .plan import plan as _plan
 from .stepper import stepper
-from .wavefront import forward_layers, wavefront
+from .wavefront import backward_layers, forward_layers, wavefront
 
 __all__ = [
-    "GPUUnavailable", "accumulators", "backward", "forward", "forward_layers", "get_num_threads", "pack", "place",
-    "plan", "set_num_threads", "stepper", "wavefront",
+    "GPUUnavailable", "accumulators", "backward", "backward_layers", "forward", "forward_layers", "get_num_threads",
+    "pack", "place", "plan", "set_num_threads", "stepper", "wavefront",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from .graphs import Steps, side_by_side
 from .plan import choose, current_chip
 from .walk import Walk, launch_persistent
 
-__all__ = ["backward"]
+__all__ = ["Way", "backward"]
 
 
 def backward(
@@ -27,7 +27,7 @@ def backward(
     packed, _, schedule, *_ = directions[0]
     B, steps = schedule.B, schedule.steps
     policy = choose(cell, packed.dtype, packed.precision, packed.H, B, steps, True, current_chip(), len(directions))
-    ways = [_Way(cell, resets, direction, consume) for direction in directions]
+    ways = [Way(cell, resets, direction, consume) for direction in directions]
     if policy.shape is not None:
         for way in ways:
             way.walk.set_steps(0, steps)
@@ -39,7 +39,7 @@ def backward(
         accumulate_dx = True
 
 
-class _Way:
+class Way:
     """One direction's walk back, with what it leaves: dz in saved.slab, and gradients of peepholes by row or None."""
 
     def __init__(self, cell: Cell, resets: Any, direction: Backward, consume: bool) -> None:

@@ -69,23 +69,25 @@ class Batch:
             rows = block.reshape(end - begin, -1)
         return Matrix.of(rows), rows
 
-    def target(self, array: Any) -> Matrix | None:
-        """All packed rows of a (T, B, ·) array to write to in place, or None if ``scatter`` is needed."""
+    def target(self, array: Any, begin: int, end: int) -> Matrix | None:
+        """Packed rows begin to end - 1 of a (T, B, ·) array to write to in place, or None if ``scatter`` is needed."""
         if not self.ragged:
-            block = array[self._times(0, self.total)]
+            block = array[self._times(begin, end)]
             if _collapses(block):
                 return _collapsed(block)
         return None
 
-    def scatter(self, rows: Any, array: Any, add: bool) -> None:
-        """Write all packed rows to their places in a (T, B, ·) array, or add them."""
+    def scatter(self, rows: Any, array: Any, begin: int, end: int, add: bool) -> None:
+        """Write packed rows begin to end - 1 to their places in a (T, B, ·) array, or add them."""
         if self.ragged:
+            times, entries = self._rows
+            places = times[begin:end], entries[begin:end]
             if add:
-                array[self._rows] += rows
+                array[places] += rows
             else:
-                array[self._rows] = rows
+                array[places] = rows
             return
-        block = array[self._times(0, self.total)]
+        block = array[self._times(begin, end)]
         if add:
             block += rows.reshape(block.shape)
         else:

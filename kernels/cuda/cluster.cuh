@@ -46,10 +46,10 @@ template <class T, class S> struct ClusterExchange {
     }
 
     // From global memory, as a phase in which nothing is sent.
-    template <class F> DEVICE void enter(int which, int rows, F global) {
+    template <class F> DEVICE void enter(int which, int rows, int width, F global) {
         if (threadIdx.x == 0) mbarrier_expect(arrived + which, 0);
-        for (int i = threadIdx.x; i < rows * (H / V); i += S::THREADS) {
-            const int n = i / (H / V), k = i % (H / V) * V;
+        for (int i = threadIdx.x; i < rows * (width / V); i += S::THREADS) {
+            const int n = i / (width / V), k = i % (width / V) * V;
             *reinterpret_cast<uint4*>(place(which, n) + k) = *reinterpret_cast<const uint4*>(global(row_of_column(n)) + k);
         }
         __syncthreads();

@@ -26,17 +26,18 @@ DEVICE void philox(u64 key0, u64 key1, u64 counter, u64 (&words)[4]) {
     }
 }
 
-// elements (count,): zeroed with probability p, scaled else. A thread takes what one counter yields.
+// elements (count,), from element `first` of the mask on: zeroed with probability p, scaled else. A thread takes what one
+// counter yields.
 template <class T> DEVICE void apply_mask(const MaskArguments<T, SumOf<T>>& a) {
-    const i64 counter = i64(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (counter * NUMBERS_A_COUNTER >= a.count) return;
+    const i64 counter = a.first / NUMBERS_A_COUNTER + i64(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (counter * NUMBERS_A_COUNTER >= a.first + a.count) return;
     u64 words[4];
     philox(a.key0, a.key1, u64(counter) + 1, words);  // NumPy counts before it draws
 #pragma unroll
     for (int k = 0; k < NUMBERS_A_COUNTER; k++) {
-        const i64 e = counter * NUMBERS_A_COUNTER + k;
+        const i64 e = counter * NUMBERS_A_COUNTER + k - a.first;
         const float number = float(u32(words[k / 2] >> (32 * (k % 2))) >> 8) * (1.0f / 16777216.0f);
-        if (e < a.count) write(a.elements + e, read(a.elements + e) * (number >= a.p ? a.scale : SumOf<T>(0)));
+        if (e >= 0 && e < a.count) write(a.elements + e, read(a.elements + e) * (number >= a.p ? a.scale : SumOf<T>(0)));
     }
 }
 

@@ -4,7 +4,7 @@
 // nothing to do with each other. An exchange has
 //
 //   begin()                    before all else
-//   enter(which, rows, global) the elements that enter the first step are there, for so many rows
+//   enter(which, rows, width, global) what the first step's product reads is there, so many elements of so many rows
 //   wait(which)                until what the others published before is there
 //   row(which, n, global)      the elements of the block's n-th row; global(r): where they lie in global memory
 //   give(which, n, k, value)   element k of the n-th row, of this block's units
@@ -42,7 +42,7 @@ template <class T> struct GridExchange {
 
     DEVICE void begin() const {}
 
-    template <class F> DEVICE void enter(int, int, F) const {}
+    template <class F> DEVICE void enter(int, int, int, F) const {}
 
     // A thread looks at one flag: so a block asks for each once at a time. Were every warp to look at all, it would ask
     // the same few lines of the second-level cache eight times as often, and wait for 128 flags in four turns.

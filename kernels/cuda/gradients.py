@@ -13,7 +13,7 @@ from .walk import Walk, sum_of_rows
 if TYPE_CHECKING:
     from .forward import Saved
 
-__all__ = ["Accumulators", "accumulators", "add_gradients"]
+__all__ = ["Accumulators", "accumulators", "add_gradients", "input_gradient"]
 
 
 class Accumulators:
@@ -54,7 +54,9 @@ def add_gradients(
         return walk.slab_columns(saved.slab, run, 0, rows)
 
     if dx is not None:
-        _input_gradient(walk, dz, dx, accumulate_dx)
+        if not accumulate_dx:
+            batch.clear_padding(dx)
+        input_gradient(walk, saved, dx, 0, rows, accumulate_dx)
     if not rows:
         if not add:
             for array in grads:
@@ -83,18 +85,17 @@ def _store(target: Any, values: Any, add: bool) -> None:
         target[...] = values
 
 
-def _input_gradient(walk: Walk, dz: Any, dx: Any, add: bool) -> None:
-    """dz Wih, to every row's place in dx."""
-    batch = walk.batch
-    if not add:
-        batch.clear_padding(dx)
-    if not batch.total:
+def input_gradient(walk: Walk, saved: Saved, dx: Any, begin: int, end: int, add: bool) -> None:
+    """dz Wih of the packed rows begin to end - 1, to their places in dx."""
+    if begin == end:
         return
-    target, rows = batch.target(dx), None
+    batch = walk.batch
+    target, rows = batch.target(dx, begin, end), None
     if target is None:
-        rows = walk.cupy.empty((batch.total, dx.shape[2]), walk.element)
+        rows = walk.cupy.empty((end - begin, dx.shape[2]), walk.element)
         target = Matrix.of(rows)
     for index, run in enumerate(runs(walk.cell.name, "x")):
-        walk.gemm(dz(run), walk.gates(walk.packed.w_ih, run), target, add=index > 0 or (add and rows is None))
+        dz = walk.slab_columns(saved.slab, run, begin, end - begin)
+        walk.gemm(dz, walk.gates(walk.packed.w_ih, run), target, add=index > 0 or (add and rows is None))
     if rows is not None:
-        batch.scatter(rows, dx, add)
+        batch.scatter(rows, dx, begin, end, add)

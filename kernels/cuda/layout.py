@@ -70,7 +70,7 @@ _STEP_FIELDS = (("const Arguments<T, A>*", "all"), ("int", "step"))
 _SUM_FIELDS = (("T*", "in"), ("A*", "sums"), ("long long", "rows"), ("int", "columns"))
 _MASK_FIELDS = (
     ("T*", "elements"),
-    ("long long", "count"),
+    ("long long", "count first"),  # elements; the mask's element that is the first of them
     ("unsigned long long", "key0 key1"),
     ("A", "scale"),
     ("float", "p"),

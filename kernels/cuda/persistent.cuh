@@ -200,7 +200,7 @@ template <class C, class S, class T> DEVICE void forward_persistent(const Args<T
     constexpr int MOST_OUTPUTS = Fed<C, 0>::COUNT > Fed<C, LAST>::COUNT ? Fed<C, 0>::COUNT : Fed<C, LAST>::COUNT;
     Exchange<T, S> exchange(a, sums + S::WARPS * S::ROWS * MOST_OUTPUTS * S::UNITS, a.H, a.H);
     exchange.begin();
-    exchange.enter(s & 1, rows, [&](int row) { return entering_h<T>(a, a.first, row); });
+    exchange.enter(s & 1, rows, a.H, [&](int row) { return entering_h<T>(a, a.first, row); });
     for (; s < a.last; s++) {
         count_rows(rows, alive<T>(a, s));
         if (rows <= 0) break;  // of no row of this column is there more
@@ -261,7 +261,8 @@ DEVICE void load_backward_weights(const Args<T>& a, Weights<T, S, S::SPLIT, Fed<
            [&](int block, int unit, int k) { return rows + i64(k) * a.H + place(block, unit); });
 }
 
-// Steps last - 1 down to first, and then what leaves the first step.
+// Steps last - 1 down to first, and then what leaves the first step of all. dz of step last, if there is one, is on the
+// slab: a launch before has left it there, and the carry with it.
 template <class C, class S, class T> DEVICE void backward_persistent(const Args<T>& a) {
     constexpr int LAST = C::PHASES - 1;
     SHARED_MEMORY(SumOf<T>, sums);
@@ -275,7 +276,10 @@ template <class C, class S, class T> DEVICE void backward_persistent(const Args<
     exchange.begin();
     Totals<T, S> totals(sums);
     totals.begin();
-    for (int s = a.last - 1; s >= a.first - 1; s--) {
+    if (rows > 0) exchange.enter(a.last & 1, rows, Fed<C, 0>::COUNT * a.H, [&](int row) {
+        return slab_row<C, T>(a, a.last, row) + C::template Phase<0>::H * a.H;
+    });
+    for (int s = a.last - 1; s >= (a.first > 0 ? a.first : -1); s--) {
         const int going_on = rows;
         count_rows(rows, s < 0 ? a.B : alive<T>(a, s));
         if (rows <= 0) continue;
@@ -309,6 +313,7 @@ template <class C, class S, class T> DEVICE void backward_persistent(const Args<
             exchange.publish(s & 1, rows, Fed<C, 0>::COUNT);
         }
     }
+    if (rows > 0) exchange.end(a.first & 1);
 }
 
 }  // namespace fastrnn

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrnn.backend import Plan
+from fastrnn.backend import MOST_LAYERS, Plan
 from fastrnn.cell_table import Cell
 
 from . import devices
@@ -30,10 +30,12 @@ class Wanted(NamedTuple):
 
     def cut(self, policy: Policy, problem: Problem) -> bool:
         """Whether a policy has the kernel and the shape. Forward splits no products."""
-        if self.kernel == "split" and not problem.backward:
-            return policy.kernel == "persistent"
-        sizes = all(getattr(policy.shape, name, None) == size for name, size in self.shape)
-        return self.kernel in (None, policy.kernel) and sizes
+        kernel, shape = self.kernel, dict(self.shape)
+        if kernel == "split" and not problem.backward:
+            kernel = "persistent"
+            shape.pop("split", None)
+        sizes = all(getattr(policy.shape, name, None) == size for name, size in shape.items())
+        return kernel in (None, policy.kernel) and sizes
 
     def order(self, policy: Policy, problem: Problem) -> bool:
         """Whether as many walks go side by side, where there are several."""
@@ -105,24 +107,26 @@ class Wave(NamedTuple):
     chunk: int  # steps
 
 
-_MOST_LAYERS = 4  # as often is a kernel's code there
-
-
 def wavefront(
-    cell: Cell, dtype: str, precision: str, H: int, B: int, steps: int, layers: int, chip: Chip
+    cell: Cell, dtype: str, precision: str, H: int, B: int, steps: int, layers: int, backward: bool, chip: Chip
 ) -> Wave | None:  # fmt: skip
-    """How layers go forward side by side; None where one after the other is as fast, or all that is possible."""
-    if not 1 < layers <= _MOST_LAYERS or steps < 2 or not B:
+    """How layers go side by side, forward or back; None where one after the other is as fast, or all that can be."""
+    if not 1 < layers <= MOST_LAYERS or steps < 2 or not B:
         return None
-    each = cell, dtype, precision, H, B, steps, False, chip
+    each = cell, dtype, precision, H, B, steps, backward, chip
     together, alone = choose(*each, layers), choose(*each)
     if together.members != layers or together.shape is None:
         return None
-    problem = Problem(cell.name, dtype, precision, H, B, False)
+    problem = Problem(cell.name, dtype, precision, H, B, backward)
     chunk, seconds = wave(step_seconds(together, problem._replace(walks=layers), chip), steps, layers)
     pays = seconds < layers * (steps * step_seconds(alone, problem, chip) + HOPPER.chunk)
     wanted = bool(_forced) and _forced[-1].members == layers
     return Wave(together, chunk) if chunk < steps and (pays or wanted) else None
+
+
+def _so(wave: Wave, neighbour: str) -> str:
+    layers = wave.policy.members
+    return f"{wave.policy.why}; {layers} layers at the same time, each {wave.chunk} steps behind the one {neighbour}"
 
 
 def plan(
@@ -132,13 +136,16 @@ def plan(
     """What forward, and backward if training, would do in each of the directions and layers."""
     policy = choose(cell, dtype, precision, H, B, T, False, chip, directions)
     kernel, why = policy.kernel, policy.why
-    together = wavefront(cell, dtype, precision, H, B, T, layers, chip) if directions == 1 else None
+    together, behind = (
+        wavefront(cell, dtype, precision, H, B, T, min(layers, MOST_LAYERS), back, chip) if directions == 1 else None
+        for back in (False, True)
+    )
     if together is not None:
-        policy, kernel = together.policy, together.policy.kernel
-        why = f"{policy.why}; {layers} layers at the same time, each {together.chunk} steps behind the one below"
+        policy, kernel, why = together.policy, together.policy.kernel, _so(together, "below")
     if training:
         back = choose(cell, dtype, precision, H, B, T, True, chip, directions)
-        kernel, why = f"{kernel}, back {back.kernel}", f"{why}; back: {back.why}"
+        kernel = f"{kernel}, back {(behind.policy if behind else back).kernel}"
+        why += f"; back: {_so(behind, 'above') if behind else back.why}"
     sums = np.dtype(ELEMENTS[dtype].sums).itemsize
     rows = T * B
     saved = (len(cell.slots) + len(cell.phases)) * ELEMENTS[dtype].itemsize + (len(cell.states) - 1) * sums

@@ -27,6 +27,12 @@ class Bug(NamedTuple):
     policy: str = "persistent"
     precision: str = "exact"
     shape: tuple[tuple[str, int], ...] = ()  # of the policy
+    chunk: int | None = None  # steps of a launch, where layers go at the same time
+
+    def options(self):
+        """For ``whole_layers.results``."""
+        together = {"chunk": self.chunk, "members": 2, "multiprocessors": 8} if self.chunk else {}
+        return {"policy": self.policy, "precision": self.precision, "shape": self.shape} | together
 
     def problem(self):
         return Case(**{"T": 3, "B": 18, "H": 40, "dtype": "float32", "bias": self.file == "sums"} | self.case).problem()
@@ -40,6 +46,13 @@ def _split(right: str, wrong: str, found_by: set[str]) -> Bug:
     shape = (("units", 16), ("split", 2))
     return Bug("split", right, wrong, {"cell": "gru_reset_before"}, found_by, "split", shape=shape)
 
+
+def _chunks(right: str, wrong: str, found_by: set[str], policy: str = "cluster") -> Bug:
+    case = LSTM | {"T": 5, "B": 7, "num_layers": 2, "ragged": True}
+    return Bug("persistent", right, wrong, case, found_by, policy, shape=(("units", 16),), chunk=2)
+
+
+_ENTER = "    if (rows > 0) exchange.enter(a.last & 1, rows, Fed<C, 0>::COUNT * a.H,"
 
 BUGS = {
     # Waiting and telling
@@ -92,9 +105,7 @@ BUGS = {
         LSTM,
         {"results", "thread"},
     ),
-    "flags without release": Bug(
-        "exchange", "store_release(mine, turn)", "*mine = turn", LSTM, {"thread"}
-    ),
+    "flags without release": Bug("exchange", "store_release(mine, turn)", "*mine = turn", LSTM, {"thread"}),
     "flags without acquire": Bug("exchange", "load_acquire(flags + i) < turn", "flags[i] < turn", LSTM, {"thread"}),
     "no barrier behind the looks at flags": Bug(
         "exchange",
@@ -111,8 +122,11 @@ BUGS = {
         {"results"},
     ),
     "a row of a column forgotten as rows go up": Bug(
-        "exchange", "while (row_of_column(rows) < count) rows++;", "if (row_of_column(rows) < count) rows++;",
-        LSTM | WHOLE, {"results"},
+        "exchange",
+        "while (row_of_column(rows) < count) rows++;",
+        "if (row_of_column(rows) < count) rows++;",
+        LSTM | WHOLE,
+        {"results"},
     ),
     "messages to one block of a cluster too few": Bug(
         "cluster",
@@ -197,6 +211,24 @@ BUGS = {
         "parts + ((int(buffer) * S::SPLIT", "parts + ((0 * S::SPLIT", {"results", "thread"}
     ),
     "a part of the depth twice": _split("part() * share(depth);", "part() / 2 * share(depth);", {"results"}),
+    # Backward in chunks
+    "dz of the chunk before not taken in": _chunks(_ENTER, _ENTER.replace("rows > 0", "rows < 0"), {"emulator"}),
+    "dz of the chunk before in the other buffer": _chunks(_ENTER, _ENTER.replace("& 1", "& 1 ^ 1"), {"emulator"}),
+    "dz of one slot alone of the chunk before": _chunks(
+        _ENTER, _ENTER.replace("Fed<C, 0>::COUNT * a.H", "a.H"), {"results"}
+    ),
+    "dz of another step of the chunk before": _chunks(
+        "slab_row<C, T>(a, a.last, row)", "slab_row<C, T>(a, a.last - 1, row)", {"results"}
+    ),
+    "a chunk that goes on into the next": _chunks(
+        "s >= (a.first > 0 ? a.first : -1)", "s >= a.first - 1", {"results"}, "persistent"
+    ),
+    "rows that went on before a chunk forgotten": _chunks(
+        "int rows = rows_of_column(alive<T>(a, a.last));", "int rows = 0;", {"results"}, "persistent"
+    ),
+    "a block that returns before the last messages of a chunk": _chunks(
+        "    if (rows > 0) exchange.end(a.first & 1);\n", "", {"emulator"}
+    ),
     # Bounds
     "a store one element off": Bug(
         "units",

@@ -19,8 +19,8 @@ from tests.cuda.bridge import plan
 pytestmark = pytest.mark.skipif(bool(emulator.available()), reason=emulator.available() or "-")
 
 # By its full name: the package has functions of these names, too.
-forward, backward, wavefront, cost = (
-    importlib.import_module(f"fastrnn.kernels.cuda.{name}") for name in ("forward", "backward", "wavefront", "cost")
+forward, backward, wavefront = (
+    importlib.import_module(f"fastrnn.kernels.cuda.{name}") for name in ("forward", "backward", "wavefront")
 )
 explain = importlib.import_module("fastrnn.explain")
 
@@ -123,66 +123,6 @@ def test_graphs_of_two_directions():
             assert len(streams) == (4 if call else 0), "one a direction, forward and back"
             assert len(set(streams)) == len(streams) - (len(streams) > 0), "of each pair one on the caller's stream"
         assert all(output == outputs[0] for output in outputs)
-
-
-# ---- layers ----
-
-
-@pytest.mark.parametrize("policy", ["persistent", "cluster"])
-@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm_peephole", "gru_reset_before"])
-def test_layers_a_chunk_behind_each_other(cell, policy, monkeypatch, in_turn):
-    """Two steps of five a launch: the bits of one layer after the other in the same chunks, in any schedule."""
-    monkeypatch.setattr(checks, "WHERE", f"emulated {policy}, layers side by side")
-    monkeypatch.setattr(cost, "_LEAST_CHUNK", 2)
-    monkeypatch.setattr(plan, "wave", lambda seconds, steps, layers: (2, 0.0))
-    problem = Case(cell, T=5, B=7, H=24, num_layers=2, dtype="float32", ragged=True, resets=True).problem()
-    found = []
-    for schedule in ("one block ahead", "last first"):
-        calls = []
-        found.append(results(problem, policy, calls, schedule=schedule))
-        launches = [call.details["grid"] for call in calls if call.kind == "launch" and call.name == "forward"]
-        assert len(launches) == 4 and {grid[2] for grid in launches} == {2}
-    in_turn()
-    want = results(problem, policy, [])
-    assert_close(want, reference_results(problem), problem)
-    for got in found:
-        for name, array in got.named().items():
-            assert array.tobytes() == want.named()[name].tobytes(), name
-
-
-def test_inference_of_layers(monkeypatch):
-    """Without a tape, from a state, the last output alone, of three layers: what one after the other gives."""
-    problem = Case("lstm", T=7, B=3, H=16, num_layers=3, dtype="float32", ragged=True).problem()
-    found = []
-    for chunk in (2, 100):
-        monkeypatch.setattr(plan, "wave", lambda seconds, steps, layers, chunk=chunk: (chunk, 0.0))
-        with whole_layers.few_multiprocessors(MULTIPROCESSORS), stand_in.installed(), bridge.bridged():
-            with bridge.only("persistent"), stand_in.watch() as calls:
-                layer, options = checks.make_layer(problem), {"lengths": problem.lengths, "return_sequences": False}
-                last, (h, c) = layer(problem.x, checks.as_public(problem.state), **options)
-        found.append((last, h, c))
-        depths = [call.details["grid"][2] for call in calls if call.name == "forward"]
-        assert depths == ([3] * 6 if chunk == 2 else [1] * 3), "four chunks, and two more for the layers above"
-    for got, want in zip(*found, strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
-
-
-def test_layers_side_by_side_where_it_pays():
-    """Where two layers leave half of the chip idle, and steps are enough; never with one of them all on the chip."""
-    each = CELLS["lstm"], "float32", "exact"
-    for H, B, steps in ((128, 1, 512), (256, 16, 512), (512, 1, 128)):
-        wave = plan.wavefront(*each, H, B, steps, 2, HOPPER)
-        assert wave is not None and wave.policy.members == 2 and 16 <= wave.chunk < steps / 2
-    for H, B, steps, layers in (
-        (128, 1, 16, 2),
-        (1024, 1, 512, 2),
-        (512, 256, 512, 2),
-        (128, 1, 512, 1),
-        (128, 0, 9, 2),
-    ):
-        assert plan.wavefront(*each, H, B, steps, layers, HOPPER) is None
-    with plan.forced(None, 1):
-        assert plan.wavefront(*each, 128, 1, 512, 2, HOPPER) is None
 
 
 # ---- which way ----

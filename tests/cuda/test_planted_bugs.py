@@ -22,7 +22,7 @@ from tests.cuda.planted import BUGS
 bug = BUGS[{name!r}]
 with whole_layers.sources_from({folder!r}):
     try:
-        whole_layers.results(bug.problem(), bug.policy, bug.precision, shape=bug.shape, sanitizer={sanitizer!r})
+        whole_layers.results(bug.problem(), sanitizer={sanitizer!r}, **bug.options())
     except (AssertionError, EmulatorError):
         pass  # found by other means, too
 """
@@ -35,10 +35,7 @@ def finds_without_sanitizers(bug, folder):
     for schedule, seed in SCHEDULES if bug.policy != "stepwise" else SCHEDULES[:1]:
         try:
             with np.errstate(all="ignore"), whole_layers.sources_from(folder):
-                layer = whole_layers.results(
-                    problem, bug.policy, bug.precision, shape=bug.shape, schedule=schedule, seed=seed
-                )
-                got = layer.named()
+                got = whole_layers.results(problem, schedule=schedule, seed=seed, **bug.options()).named()
         except emulator.EmulatorError:
             found.add("emulator")
             continue
@@ -51,7 +48,7 @@ def finds_without_sanitizers(bug, folder):
 
 
 def test_nothing_is_found_where_nothing_is_planted(tmp_path):
-    for bug in {(bug.case["cell"], bug.policy, bug.precision): bug for bug in BUGS.values()}.values():
+    for bug in {(bug.case["cell"], bug.policy, bug.precision, bug.chunk): bug for bug in BUGS.values()}.values():
         planted(bug._replace(wrong=bug.right), tmp_path)
         assert finds_without_sanitizers(bug, tmp_path) == set()
 

@@ -14,7 +14,7 @@ from tests.cuda.stand_in import device
 
 compiler = importlib.import_module("fastrnn.kernels.cuda.compiler")
 
-__all__ = ["few_multiprocessors", "layer_results", "results", "sources_from"]
+__all__ = ["few_multiprocessors", "in_chunks", "layer_results", "results", "sources_from"]
 
 # So few that a column of the grid has rows for two tiles already in small batches.
 MULTIPROCESSORS = 4
@@ -28,6 +28,18 @@ def few_multiprocessors(count: int = MULTIPROCESSORS) -> Iterator[None]:
         yield
     finally:
         device.MULTIPROCESSORS = before
+
+
+@contextlib.contextmanager
+def in_chunks(steps: int | None) -> Iterator[None]:
+    """So many steps a launch where layers go at the same time, which then always pays; None: as it is."""
+    before = bridge.plan.wave
+    if steps is not None:
+        bridge.plan.wave = lambda seconds, all_steps, layers: (steps, 0.0)
+    try:
+        yield
+    finally:
+        bridge.plan.wave = before
 
 
 @contextlib.contextmanager
@@ -53,17 +65,19 @@ def layer_results(problem: Any, precision: str = "exact") -> Results:
 def results(
     problem: Any, policy: str, precision: str = "exact", calls: list[stand_in.Call] | None = None,
     multiprocessors: int | None = None, members: int | None = None, shape: Iterable[tuple[str, int]] = (),
-    **options: Any,
+    chunk: int | None = None, **options: Any,
 ) -> Results:  # fmt: skip
     """On a stand-in of its own, with few multiprocessors; ``options`` are those of stand_in.install.
 
-    ``shape``: what the cut of the policy must have. ``calls`` gets what the streams were asked for.
+    ``shape``: what the cut of the policy must have. ``chunk``: steps of a launch of several layers. ``calls`` gets what
+    the streams were asked for.
     """
     with (
         few_multiprocessors(MULTIPROCESSORS if multiprocessors is None else multiprocessors),
         stand_in.installed(**options),
         bridge.bridged(),
         bridge.only(policy, members, **dict(shape)),
+        in_chunks(chunk),
     ):
         with stand_in.watch() as seen:
             found = layer_results(problem, precision)
