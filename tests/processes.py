@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,17 @@ def run_python(script: str, *arguments: str, timeout: float = 120, root: Path = 
         pytest.fail(f"the process hung for {timeout} s; it had printed: {expired.stdout!r} {expired.stderr!r}")
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@contextmanager
+def limited_memory(extra: int) -> Iterator[None]:
+    """For scripts (Linux): within, the process's address space may grow by so many bytes, and no more."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + extra, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

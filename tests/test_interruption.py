@@ -108,9 +108,10 @@ def test_memory_runs_out(way):
     """A MemoryError; then the same layer, tape and arrays go on as if nothing had been asked for."""
     printed = run_python(
         """
-import resource, sys
+import sys
 import numpy as np
 import fastrnn
+from tests.processes import limited_memory
 way = sys.argv[1]
 layer = fastrnn.LSTM(2, 2048, seed=0)
 small = np.ones((3, 2, 2), np.float32)
@@ -121,18 +122,16 @@ def step(tape=None):
 
 expected = step()
 large, tape = np.zeros((3000, 16, 2), np.float32), layer.forward(small)[2]
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (50 << 20), resource.RLIM_INFINITY))
 try:
-    if way == "inference":
-        layer(large)
-    elif way == "forward":
-        layer.forward(large)
-    else:
-        layer.backward(tape, expected[0])
+    with limited_memory(50 << 20):
+        if way == "inference":
+            layer(large)
+        elif way == "forward":
+            layer.forward(large)
+        else:
+            layer.backward(tape, expected[0])
 except MemoryError:
     print("MemoryError")
-resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 for was, now in zip(expected, step(tape)):
     assert (was == now).all()
 """,

@@ -226,16 +226,15 @@ def test_hostile_npz_files_take_little_memory(tmp_path):
                 member.write(bytes(1 << 24))
     zipped(liar, {"weight_hh_l0.npy": npy((1 << 40,))})
     script = """
-import resource, sys
+import sys
 from fastrnn.weights import from_npz
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-limit = used + (128 << 20)
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-for path in sys.argv[1:]:
-    try:
-        from_npz(path)
-    except ValueError as error:
-        print(error)
+from tests.processes import limited_memory
+with limited_memory(128 << 20):
+    for path in sys.argv[1:]:
+        try:
+            from_npz(path)
+        except ValueError as error:
+            print(error)
 """
     printed = run_python(script, str(bomb), str(liar)).splitlines()
     assert len(printed) == 2 and "would inflate to" in printed[0] and "takes 4398046511104 bytes" in printed[1]

@@ -198,17 +198,16 @@ def test_hostile_models_take_little_memory(tmp_path):
         paths.append(tmp_path / f"{k}.onnx")
         paths[-1].write_bytes(model.SerializeToString())
     script = """
-import resource, sys
+import sys
 import onnx
 from fastrnn.weights import from_onnx
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-limit = used + (128 << 20)
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-for path in sys.argv[1:]:
-    try:
-        print(from_onnx(path))
-    except ValueError as error:
-        print("refused", error)
+from tests.processes import limited_memory
+with limited_memory(128 << 20):
+    for path in sys.argv[1:]:
+        try:
+            print(from_onnx(path))
+        except ValueError as error:
+            print("refused", error)
 """
     printed = run_python(script, *map(str, paths)).splitlines()
     assert [line.split()[0] for line in printed] == ["refused", "refused", "refused", "GRU(4,"], printed

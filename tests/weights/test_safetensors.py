@@ -161,16 +161,15 @@ def test_hostile_files_take_little_memory(tmp_path):
     wasteful = tmp_path / "wasteful"
     wasteful.write_bytes(file_of(b'{"w":[' + b"{}," * ((MOST_HEADER - 20) // 3) + b"{}]}"))
     script = """
-import resource, sys
+import sys
 from fastrnn.weights.safetensors import SafetensorsError, SafetensorsFile
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-limit = used + (768 << 20)
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-for path in sys.argv[1:]:
-    try:
-        SafetensorsFile(path)
-    except SafetensorsError as error:
-        print(error)
+from tests.processes import limited_memory
+with limited_memory(768 << 20):
+    for path in sys.argv[1:]:
+        try:
+            SafetensorsFile(path)
+        except SafetensorsError as error:
+            print(error)
 """
     printed = run_python(script, str(sparse), str(wasteful)).splitlines()
     assert len(printed) == 2 and "10737418240 bytes" in printed[0] and "data_offsets" in printed[1]
