@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import RESULTS, machine
+from bench.callers import add_callers
 from bench.cases import CELLS, CROSSOVER, MODES, Case, cases_for, parse_shapes
 from bench.compatibility import add_compatibility
 from bench.devices import DEVICES, DTYPES, missing
@@ -32,6 +33,7 @@ LAST = RESULTS / "local" / "last.json"
 _BY_NAME = ", ".join(name for name, entry in REGISTRY.items() if not entry.auto)
 _COMMANDS = (
     "run", "compare", "report", "workload", "gradient-flow", "compatibility", "sweep", "kernels", "floors", "policies",
+    "callers",
 )  # fmt: skip
 
 # A quick run has to fit a minute; a grid has the time to be sure.
@@ -84,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add_kernels(commands)
     add_floors(commands)
     add_policies(commands)
+    add_callers(commands)
     add_compatibility(commands)
     return parser
 

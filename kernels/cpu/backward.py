@@ -51,7 +51,7 @@ from .memory import prefetch, read, read_int, write_int
 from .simd import fill, lanes, load, load_part, store, store_part
 from .states import enter_rows, leave_rows
 from .tags import GROUP, compiled_where, has_c, slots, two_phases, units, vector_bytes
-from .threads import alone, arrive, job, meet, reconsider, reset, run_job, stopped, wait
+from .threads import alone, arrive, job, leave_gil, meet, reconsider, reset, run_job, stopped, take_gil, wait
 
 __all__ = ["backward"]
 
@@ -432,6 +432,7 @@ def backward(cell, a, pool, threads):
     The gradients of the final state come in and those of the initial state go out, in the caller's order.
     """
     v = read(Layer, a)
+    thread = leave_gil(v.brief)
     enter_rows(cell, a, v.dh, v.h_in, v.h_in_row)
     enter_rows(cell, a, v.carry, v.c_in, v.c_in_row)
     reset(v.barrier, threads)
@@ -439,3 +440,4 @@ def backward(cell, a, pool, threads):
     leave_rows(cell, a, v.dh, v.h_out, v.h_out_row, False)
     if has_c(cell):
         leave_rows(cell, a, v.carry, v.c_out, v.c_out_row, False)
+    take_gil(thread)

@@ -59,7 +59,7 @@ from .tags import (
     x_lines,
     x_width,
 )
-from .threads import alone, job, meet, reconsider, reset, run_job, stopped
+from .threads import alone, job, leave_gil, meet, reconsider, reset, run_job, stopped, take_gil
 from .tiles import accumulate, accumulate_wide
 
 __all__ = ["forward"]
@@ -355,6 +355,7 @@ def forward(cell, a, pool, threads):
     The initial state comes in and the final state goes out in the caller's order.
     """
     v = read(Layer, a)
+    thread = leave_gil(v.brief)
     if not v.resume:
         enter_rows(cell, a, v.hs + v.first * v.B * v.state_stride, v.h_in, v.h_in_row)
         if has_c(cell):
@@ -365,3 +366,4 @@ def forward(cell, a, pool, threads):
         leave_rows(cell, a, v.hs, v.h_out, v.h_out_row, True)
         if has_c(cell):
             leave_rows(cell, a, v.cs, v.c_out, v.c_out_row, True)
+    take_gil(thread)

@@ -39,7 +39,7 @@ from .tags import (
     x_rows,
     x_width,
 )
-from .threads import job, run_job, stopped
+from .threads import job, leave_gil, run_job, stopped, take_gil
 from .tiles import outer_all, outer_h, outer_x
 
 __all__ = ["CHUNK_SCRATCH", "gradients"]
@@ -171,4 +171,6 @@ gradients_job = job(gradients_share)
 @kernel
 def gradients(cell, a, pool, threads):
     """Gradients of one layer's packed parameters; ``a``: address of its argument block, dz in its slabs."""
+    thread = leave_gil(read(Layer, a).brief)
     run_job(gradients_job(cell), a, pool, threads, 0)
+    take_gil(thread)

@@ -162,7 +162,7 @@ def _pipeline(lowering: type[NativeLowering]) -> type[CompilerBase]:
     return Compiler
 
 
-_FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_FLAGS: dict[str, Any] = {"error_model": "numpy"}
 HELPER_OPTIONS: dict[str, Any] = {**_FLAGS, "pipeline_class": _pipeline(_LowerHelper)}
 _KERNEL_OPTIONS: dict[str, Any] = {**_FLAGS, "pipeline_class": _pipeline(_LowerKernel)}
 
@@ -191,7 +191,10 @@ class _DiskCache:
 
 
 class Kernel:
-    """A function that Python calls: no GIL, no exceptions from arithmetic; compiled for a signature at first use."""
+    """A function that Python calls; compiled for a signature at first use. No exceptions from arithmetic.
+
+    It runs with the GIL unless it gives it up itself: threads.leave_gil.
+    """
 
     def __init__(self, function: Callable) -> None:
         self.function = function

@@ -47,6 +47,7 @@ class Layer(NamedTuple):
     keep: int  # write the tape
     by_rows: int  # threads own rows (no barriers) instead of hidden units
     ahead: int  # take the input product of many steps at once, before them; the slab is then row-major
+    brief: int  # too short a call to give up the GIL
     state_stride: int
     scratch_stride: int
     # buffers

@@ -27,6 +27,7 @@ _NAMES = {np.dtype(name).char: name for name in DTYPES}  # dtype.name takes a mi
 
 # Below this size a second thread costs more than it brings.
 _SMALLEST_SHARED = 1 << 18
+_BRIEF = 1 << 19  # keeps the GIL: up to 200 us, see plan.py
 
 
 def vectors(count: int, dtype: str) -> int:
@@ -73,7 +74,7 @@ class PackedLayout:
         self.pack_records, self.unpack_records = map(self._table, (self._packing, self._unpacking))
         self._make_templates()
         tag = Tag(ElementType(DTYPES[dtype], bf16))
-        self._mover = move.entry_point(tag.type, *[types.intp] * 12), tag
+        self._mover = move.entry_point(tag.type, *[types.intp] * 13), tag
 
     def _make_templates(self) -> None:
         """The fields of an argument block for the weights, and for the sums of their gradients."""
@@ -159,6 +160,7 @@ class PackedLayout:
         entry(
             tag, base + self.batch, *records, base, add, id(w_ih), id(w_hh), 0 if b_ih is None else id(b_ih),
             0 if b_hh is None else id(b_hh), 0 if peephole is None else id(peephole), mailboxes(threads), threads,
+            self.size <= _BRIEF,
         )  # fmt: skip
 
 

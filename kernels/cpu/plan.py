@@ -10,7 +10,7 @@ from fastrnn.cell_table import Cell
 
 from .simd import VECTOR_BYTES
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "brief", "plan"]
 
 # A step with fewer multiply-adds than this runs faster on one thread: about a microsecond of work, against two
 # passes through the barrier.
@@ -21,6 +21,9 @@ _PRIVATE_WEIGHTS = 640 * 1024
 _FEW_ROWS = 3
 # Rows a thread should have to fill its register tiles.
 _ROWS_A_THREAD = 6
+# Calls of fewer operations than this keep the GIL: about 40 us on one thread, and 200 us on all of them, when another
+# caller would find no core. To give it up and take it again among other callers costs more, a switch of threads each.
+_BRIEF, _BRIEF_ON_ALL = 3e6, 3e7
 
 
 class Plan(NamedTuple):
@@ -79,3 +82,8 @@ def plan(
             return Plan("rows", "too few hidden units to share", threads, size, flops)
         return Plan("single", "too few hidden units and rows to share", 1, size, flops)
     return Plan("units", "each thread keeps its part of the weights; one barrier a step", sharing, size, flops)
+
+
+def brief(plan: Plan, threads: int) -> bool:
+    """Whether a call is too short to give up the GIL; ``threads`` as given to ``plan``."""
+    return plan.flops <= (_BRIEF_ON_ALL if plan.threads == threads > 1 else _BRIEF)

@@ -7,6 +7,9 @@ Python executor takes 77, and a barrier inside Numba's own pool may stall for a 
 One job runs at a time. Whoever finds the pool busy (another Python thread in a kernel) runs the whole job alone:
 results do not depend on the number of threads. After a fork the child starts with a fresh pool.
 
+A call that may take long gives up the GIL meanwhile. A brief one keeps it (plan.py): the GIL is then the queue of many
+callers, who each run for Python's switch interval with the kernels' threads to themselves.
+
 The work comes as a compiled function ``share(cell, address, w, n)``: thread w of n does its part of what the
 argument block at ``address`` describes.
 """
@@ -41,6 +44,7 @@ __all__ = [
     "arrive",
     "get_num_threads",
     "job",
+    "leave_gil",
     "mailboxes",
     "meet",
     "reconsider",
@@ -48,6 +52,7 @@ __all__ = [
     "run_job",
     "set_num_threads",
     "stopped",
+    "take_gil",
     "wait",
 ]
 
@@ -162,6 +167,19 @@ _sleep = _atomic("sleep", 2, types.void, _emit_sleep)
 _wake = _atomic("wake", 1, types.void, _emit_wake)
 
 
+def _emit_leave(builder):
+    state = call(builder, "PyEval_SaveThread", [], ir.IntType(8).as_pointer())
+    return builder.ptrtoint(state, _I64)
+
+
+def _emit_take(builder, state):
+    call(builder, "PyEval_RestoreThread", [builder.inttoptr(state, ir.IntType(8).as_pointer())], _VOID)
+
+
+_save_thread = _atomic("save_thread", 0, types.intp, _emit_leave)
+_restore_thread = _atomic("restore_thread", 1, types.void, _emit_take)
+
+
 @intrinsic
 def _call(_typing, job, argument, w, n):
     def codegen(context, builder, sig, args):
@@ -204,9 +222,18 @@ def job(share):
 
 
 @inlined
-def _wake_sleepers(barrier):
-    if _load(barrier + _SLEEPERS) != 0:
-        _wake(barrier)
+def leave_gil(brief):
+    """Let other Python threads run, unless the call is brief; for ``take_gil``."""
+    if brief:
+        return 0
+    return _save_thread()
+
+
+@inlined
+def take_gil(thread):
+    """What ``leave_gil`` gave up, again."""
+    if thread != 0:
+        _restore_thread(thread)
 
 
 @helper
@@ -321,6 +348,7 @@ def alone(barrier, arrivals):
 @kernel
 def _work(mailbox, pool, w):
     """Body of worker ``w``: run jobs until one has the address 0."""
+    thread = leave_gil(False)
     last = 0
     while True:
         count = 0
@@ -336,9 +364,10 @@ def _work(mailbox, pool, w):
         last = _load(mailbox + _SEQUENCE)
         job = read_int(mailbox + _JOB)
         if job == 0:
-            return
+            break
         _call(job, read_int(mailbox + _ARGUMENT), w, read_int(mailbox + _COUNT))
         arrive(pool + _DONE)
+    take_gil(thread)
 
 
 @helper
