@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import platform
+import sysconfig
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -185,7 +187,23 @@ class GPUUnavailable(RuntimeError):
 @functools.cache
 def load(device: str) -> Backend:
     """The backend of a device; imported at first use, since that is when Numba loads."""
-    return cast(Backend, importlib.import_module(f"fastrnn.kernels.{device}"))
+    try:
+        return cast(Backend, importlib.import_module(f"fastrnn.kernels.{device}"))
+    except ModuleNotFoundError as error:
+        if error.name not in ("numba", "llvmlite"):
+            raise
+        raise ImportError(_without_numba(error.name), name=error.name) from error
+
+
+def _without_numba(name: str) -> str:
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        version = ".".join(platform.python_version_tuple()[:2])
+        cure = (
+            f"Numba may have no build for free-threaded Python {version}t (it has none for 3.13t): use python{version}"
+        )
+    else:
+        cure = "pip install numba"
+    return f"fastrnn's kernels are compiled by Numba, and {name} is not installed: {cure}"
 
 
 def set_num_threads(n: int) -> None:

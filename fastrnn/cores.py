@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["usable_cores"]
+__all__ = ["default_threads", "usable_cores"]
 
 _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -19,6 +19,17 @@ def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(cgroups, own))]))
+
+
+def default_threads() -> int:
+    """Threads that kernels use until told otherwise: the usable cores, or fewer where NUMBA_NUM_THREADS says so.
+
+    The kernels are Numba's, and joblib, for one, sets it so that its workers share the cores. OMP_NUM_THREADS does
+    not count: there is no OpenMP here, and it is often 1 for the sake of another library.
+    """
+    told = os.environ.get("NUMBA_NUM_THREADS", "")
+    most = int(told) if told.isdecimal() else 0
+    return min(most or usable_cores(), usable_cores())
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:

@@ -31,7 +31,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastrnn.cores import usable_cores
+from fastrnn.cores import default_threads
 
 from .jit import helper, inlined, kernel
 from .memory import address_of, aligned_zeros, read_int, write_int
@@ -486,7 +486,7 @@ if hasattr(os, "register_at_fork"):
 atexit.register(_pool.stop)
 
 
-_num_threads = usable_cores()
+_num_threads = default_threads()
 
 
 def set_num_threads(n: int) -> None:
