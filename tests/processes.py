@@ -14,14 +14,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_python(script: str, *arguments: str, timeout: float = 120, root: Path = ROOT, **environment: str) -> str:
+def run_python(script: str, *arguments: str, timeout: float = 120, root: Path = ROOT, **environment: str | None) -> str:
     """Run a script with the packages under root; return what it printed.
 
     A process that hangs, and one that ends with an error, fail the test. The script is a file's path if it ends
-    in ``.py`` (``spawn`` needs a file), else source code. ``environment`` is added to this process's own.
+    in ``.py`` (``spawn`` needs a file), else source code. ``environment`` is added to this process's own; None takes a
+    variable out.
     """
     command = [script] if script.endswith(".py") else ["-c", script]
-    variables = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    given = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    variables = {name: value for name, value in given.items() if value is not None}
     try:
         done = subprocess.run(
             [sys.executable, *command, *arguments],

@@ -130,18 +130,6 @@ def test_an_edited_kernel_is_not_served_stale(checkout):
     assert after == [[[7.0] * 4]] * 2
 
 
-@pytest.mark.parametrize("where", ["none", "below a file", "no home"])
-def test_without_a_cache_folder(tmp_path, where):
-    """No folder, or one that can't be made (for root too): slower, and otherwise the same."""
-    (tmp_path / "file").write_text("")
-    below = str(tmp_path / "file" / "cache")
-    environment = {"none": {"FASTRNN_CACHE_DIR": ""}, "below a file": {"FASTRNN_CACHE_DIR": below}}
-    environment["no home"] = {"HOME": below, "XDG_CACHE_HOME": below}
-    with_cache = run_python(SMALL, timeout=300)
-    assert run_python(SMALL, timeout=300, **environment[where]) == with_cache
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
-
-
 def files(folder):
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     assert found
@@ -151,6 +139,8 @@ def files(folder):
 DAMAGE = {
     "truncated": lambda data: data[: len(data) // 2],
     "with one bit turned": lambda data: data[:-100] + bytes([data[-100] ^ 4]) + data[-99:],
+    "empty": lambda data: b"",
+    "another program's": lambda data: b"\x80\x04K\x01." * 1000,
 }
 
 
@@ -161,6 +151,38 @@ def pack(before="", **environment):
     return "compiled" in printed
 
 
+NOBODY_KNOWS = """
+import pwd
+def unknown(_):
+    raise KeyError("a user that the system does not know, as in many containers")
+pwd.getpwuid = unknown
+"""
+
+
+@pytest.mark.parametrize("where", ["none", "below a file", "home cannot be written", "no home"])
+def test_without_a_cache_folder(tmp_path, where):
+    """No folder, or one that can't be made (for root too): every process compiles, and otherwise it is the same."""
+    (tmp_path / "file").write_text("")
+    below = str(tmp_path / "file" / "cache")
+    by_home = {"FASTRNN_CACHE_DIR": None, "XDG_CACHE_HOME": None}
+    environment = {"none": {"FASTRNN_CACHE_DIR": ""}, "below a file": {"FASTRNN_CACHE_DIR": below}}
+    environment |= {"home cannot be written": by_home | {"HOME": below}, "no home": by_home | {"HOME": None}}
+    if where == "no home" and os.name != "posix":
+        pytest.skip("asks the system's list of users")
+    for _ in range(2):
+        assert pack(NOBODY_KNOWS if where == "no home" else "", **environment[where])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_processes_that_compile_the_same_at_once(tmp_path):
+    """They write the same file; all are right, and whoever comes later finds it whole."""
+    with ThreadPoolExecutor(4) as pool:
+        compiled = list(pool.map(lambda _: pack(FASTRNN_CACHE_DIR=str(tmp_path)), range(4)))
+    assert any(compiled)
+    assert not pack(FASTRNN_CACHE_DIR=str(tmp_path))
+    assert not [path for path in files(tmp_path) if len(path.suffix) > 32], "an unfinished file"
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_files_are_made_anew(damage, tmp_path):
     cache = {"FASTRNN_CACHE_DIR": str(tmp_path)}
@@ -168,6 +190,16 @@ def test_damaged_files_are_made_anew(damage, tmp_path):
     for path in files(tmp_path):
         path.write_bytes(DAMAGE[damage](path.read_bytes()))
     assert pack(**cache) and not pack(**cache)
+
+
+def test_folders_in_the_place_of_files(tmp_path):
+    """They can be neither read nor replaced."""
+    cache = {"FASTRNN_CACHE_DIR": str(tmp_path)}
+    assert pack(**cache)
+    for path in files(tmp_path):
+        path.unlink()
+        (path / "within").mkdir(parents=True)
+    assert pack(**cache) and pack(**cache)
 
 
 def test_another_version_of_numba_compiles_anew(tmp_path):
