@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.cases import Case, parse_shapes
+from bench.selection import cells_named, names_among
 from bench.tables import Table, markdown, seconds_text
 
 __all__ = ["MODES", "add_callers", "compared", "programs"]
@@ -37,7 +38,6 @@ def add_callers(commands: Any) -> None:
 
 
 def _callers(options: argparse.Namespace) -> int:
-    from bench.cli import cells_named, names_among
     from bench.terminal import print_table
 
     modes = names_among(options.modes, MODES, "modes")

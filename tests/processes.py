@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+IN_TREE = (ROOT / "setup.py").exists()
+needs_tree = pytest.mark.skipif(
+    not IN_TREE, reason="reads the sources: away from the tree, beside an installed package"
+)
+
+
+def kernels_folder() -> Path:
+    """Of the package that is tested: of the tree, or installed."""
+    return Path(importlib.import_module("fastrnn.kernels").__path__[0])
+
+
+def readme() -> str:
+    """README's text; a module that reads it is skipped away from the tree."""
+    if not IN_TREE:
+        pytest.skip("reads the README: away from the tree, beside an installed package", allow_module_level=True)
+    return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def run_python(script: str, *arguments: str, timeout: float = 120, root: Path = ROOT, **environment: str | None) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cases import DTYPES, LAYERS, Case
 from tests.checks import reference_results, relative_error
-from tests.processes import ROOT, run_python
+from tests.processes import ROOT, needs_tree, run_python
 
 # Runs cells given as "cell:dtype" forward and back, and prints how many functions Numba compiled, and every y.
 PROGRAM = """
@@ -119,6 +119,7 @@ class _Edited:
 '''
 
 
+@needs_tree
 def test_an_edited_kernel_is_not_served_stale(checkout):
     """The edit is in a file that the kernel only imports, which Numba's own check does not see."""
     cache = str(checkout.parent / "cache")

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.processes import ROOT, run_python
+from tests.processes import ROOT, needs_tree, run_python
 
 EVERYTHING = """
 import sys
@@ -43,6 +43,7 @@ PLANTED = {
 }  # fmt: skip
 
 
+@needs_tree
 @pytest.mark.parametrize("buffer", PLANTED)
 def test_a_planted_store_out_of_bounds_is_caught(buffer, tmp_path):
     path, right, wrong, kernel = PLANTED[buffer]

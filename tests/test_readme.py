@@ -12,9 +12,10 @@ from bench import ROOT
 from bench.report import PUBLISHED, README, update_readme
 from bench.results import load
 from fastrnn import nn
+from tests.processes import readme
 from tests.reference import CELLS
 
-TEXT = README.read_text(encoding="utf-8")
+TEXT = readme()
 
 
 def test_the_table_is_the_one_of_the_committed_results():

@@ -9,9 +9,9 @@ import pytest
 
 import fastrnn
 from bench.workloads import g2p_en
-from tests.processes import ROOT
+from tests.processes import readme
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT = readme()
 SECTION = re.search(r"^## Recipes\n(.*?)^## ", TEXT, re.S | re.M)[1]
 RECIPES = dict(re.findall(r"^### (.+?)\n\n```python\n(.*?)```", SECTION, re.S | re.M))
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, run_python
+from tests.processes import ROOT, needs_tree, run_python
 
-if not (ROOT / "setup.py").exists():
-    pytest.skip("outside the tree there is nothing to build", allow_module_level=True)
+pytestmark = needs_tree
 pytest.importorskip("setuptools", minversion="70.1", reason="older ones build a wheel only with another package")
 
 BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2]))"

@@ -16,7 +16,7 @@ import fastrnn
 from fastrnn.backend import Backend
 from fastrnn.cell_table import CELLS
 from tests import cases, reference
-from tests.processes import ROOT, run_python
+from tests.processes import ROOT, needs_tree, run_python
 
 PUBLIC = {
     "GRU",
@@ -62,6 +62,7 @@ def test_the_options_select_the_cell(name):
     assert getattr(fastrnn, kind)(2, 3, **options).cell is CELLS[name]
 
 
+@needs_tree
 def test_both_backends_have_every_cell_and_every_function():
     """The CUDA side is read as text where it is C++; neither device is needed."""
     cuda = (ROOT / "kernels" / "cuda" / "cell_math.cuh").read_text(encoding="utf-8")
@@ -99,6 +100,7 @@ def test_the_case_table_needs_no_fastrnn():
     run_python("import tests.cases, sys; assert 'fastrnn' not in sys.modules and 'numba' not in sys.modules")
 
 
+@needs_tree
 def test_the_public_side_has_no_kernels():
     """Numba is imported by kernels/cpu alone."""
     for path in (ROOT / "fastrnn").rglob("*.py"):
@@ -114,6 +116,7 @@ def modules_of(path):
             yield from (f"{node.module or ''}.{alias.name}" for alias in node.names)
 
 
+@needs_tree
 def test_the_core_does_without_nn():
     """Nothing of fastrnn but fastrnn.nn itself imports it, and fastrnn.nn brings no library along."""
     core = [path for path in (ROOT / "fastrnn").rglob("*.py") if "nn" not in path.relative_to(ROOT / "fastrnn").parts]
@@ -149,10 +152,9 @@ assert not heavy, heavy
 """)
 
 
+@needs_tree
 def test_kernels_is_no_global_package(monkeypatch):
     """The folder kernels/ beside fastrnn/ is fastrnn.kernels, and says so when imported by its own name."""
-    if not (ROOT / "kernels").is_dir():
-        pytest.skip(reason="not in a checkout")
     monkeypatch.syspath_prepend(str(ROOT))
     with pytest.raises(ImportError, match=r"fastrnn\.kernels"):
         importlib.import_module("kernels")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.cases import Case
-from tests.processes import ROOT
+from tests.processes import kernels_folder
 
 __all__ = ["BUGS", "Bug", "planted"]
 
@@ -368,7 +368,7 @@ BUGS = {
 
 def planted(bug: Bug, folder: Path) -> Path:
     """A copy of the sources with the bug."""
-    for path in (ROOT / "kernels" / "cuda").glob("*.cuh"):
+    for path in (kernels_folder() / "cuda").glob("*.cuh"):
         shutil.copy(path, folder)
     file = folder / f"{bug.file}.cuh"
     text = file.read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cuda import emulator
 from tests.cuda.emulator import SCHEDULES, EmulatorError
-from tests.processes import ROOT
+from tests.processes import kernels_folder
 
 pytestmark = pytest.mark.skipif(bool(emulator.available()), reason=emulator.available() or "-")
 
@@ -219,7 +219,7 @@ KERNEL(order_of_blocks, 1, Arguments) {
     out[1 + out[0]++] = blockIdx.x;
 }
 """
-SOURCE = (ROOT / "kernels/cuda/device.cuh").read_text() + STRUCTURE + KERNELS
+SOURCE = (kernels_folder() / "cuda/device.cuh").read_text() + STRUCTURE + KERNELS
 
 
 @functools.cache

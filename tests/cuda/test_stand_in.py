@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.cuda import emulator, stand_in
-from tests.processes import ROOT
+from tests.processes import kernels_folder
 
 needs_compiler = pytest.mark.skipif(bool(emulator.available()), reason=emulator.available() or "-")
 
@@ -31,7 +31,7 @@ KERNEL(through_shared_memory, 64, Arguments) {
     if (int(threadIdx.x) < a.n) a.data[threadIdx.x] = shared[20000 + a.n - 1 - int(threadIdx.x)];
 }
 """
-SOURCE = (ROOT / "kernels/cuda/device.cuh").read_text() + KERNELS
+SOURCE = (kernels_folder() / "cuda/device.cuh").read_text() + KERNELS
 
 
 def compiled(source=SOURCE, options=("-arch=sm_90",)) -> bytes:

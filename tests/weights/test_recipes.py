@@ -10,10 +10,10 @@ import pytest
 import fastrnn
 from fastrnn.weights import to_onnx
 from tests.cuda import emulator, stand_in
-from tests.processes import ROOT
+from tests.processes import readme
 from tests.weights import keras_equations
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT = readme()
 SECTION = re.search(r"^## Recipes\n(.*?)^## ", TEXT, re.S | re.M)[1]
 RECIPES = dict(re.findall(r"^### (.+?)\n\n```python\n(.*?)```", SECTION, re.S | re.M))
 
