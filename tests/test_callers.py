@@ -12,6 +12,7 @@ import pytest
 
 from tests.cases import Case
 from tests.checks import layer_results, make_layer
+from tests.processes import run_python
 
 CALLERS = 8
 # Brief calls, which keep the GIL, and long ones, which do not; sharing rows, hidden units, and alone.
@@ -92,3 +93,27 @@ def test_throughput_of_eight_callers(shape, mode):
 
     _, ratios = compared(programs(cases.Case("lstm", *shape), mode, CALLERS), rounds=9, seconds=0.15)
     assert statistics.median(ratios) >= 0.9, sorted(ratios)
+
+
+def test_a_call_that_keeps_the_gil_waits_for_no_worker_without_it():
+    """Threads of the kernels that are slow to start: the first brief call would wait for them with the GIL for ever."""
+    run_python("""
+import threading, time
+import numpy as np
+import fastrnn
+from fastrnn.kernels.cpu import threads
+
+class Slow(threading.Thread):
+    def run(self):
+        time.sleep(0.3)
+        super().run()
+
+layer, x = fastrnn.LSTM(64, 256, seed=0).freeze(), np.ones((2, 4, 64), np.float32)
+fastrnn.set_num_threads(1)
+want = layer(x)[0]
+threading.Thread = Slow  # of the workers alone: the packed weights are there
+fastrnn.set_num_threads(2)
+begun = time.perf_counter()
+assert (layer(x)[0] == want).all()
+assert time.perf_counter() - begun > 0.3 and len(threads._pool.workers) == 1
+""")

@@ -59,7 +59,7 @@ __all__ = [
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 
 # Fields of a mailbox, bytes; one cache line a worker. The line before the first belongs to the pool.
-_SEQUENCE, _JOB, _ARGUMENT, _COUNT, _PARKED = 0, 8, 16, 24, 32
+_SEQUENCE, _JOB, _ARGUMENT, _COUNT, _PARKED, _PRESENT = 0, 8, 16, 24, 32, 40
 _LINE = 64
 _LOCK, _DONE = 0, 128
 # In the lock's line, ns: until when jobs run on one thread, as the others had no core; for how long that was; and when
@@ -349,6 +349,7 @@ def alone(barrier, arrivals):
 def _work(mailbox, pool, w):
     """Body of worker ``w``: run jobs until one has the address 0."""
     thread = leave_gil(False)
+    _exchange(mailbox + _PRESENT, 1)
     last = 0
     while True:
         count = 0
@@ -460,6 +461,9 @@ class _Pool:
                 target=_work.entry_point(*_INTEGERS), args=(box, pool, w), daemon=True, name=f"fastrnn-{w}"
             )
             thread.start()
+            # A brief call keeps the GIL while it waits for the worker, who would never get it to come here.
+            while not self.boxes[(box - pool + _PRESENT) // 8]:
+                time.sleep(0)
             self.workers.append(thread)
 
     def forget(self) -> None:
