@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, needs_tree, run_python
+from tests.processes import ROOT, needs_tree, readme, run_python
 
 pytestmark = needs_tree
 pytest.importorskip("setuptools", minversion="70.1", reason="older ones build a wheel only with another package")
@@ -89,3 +91,17 @@ assert status == 0 and Path(fastrnn.__file__).is_relative_to(Path.cwd()), (statu
 assert Path(fastrnn.kernels.__file__).parent == Path(fastrnn.__file__).parent / "kernels"
 """
     print(run_python(script, timeout=240, root=site))
+
+
+def test_a_plain_install_brings_what_the_readme_lists(built):
+    """Nothing but NumPy, Numba and what Numba needs: three packages, whose licences a user can look up there."""
+    wheel = zipfile.ZipFile(built[0])
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    needed = [line for line in wheel.read(metadata).decode().splitlines() if line.startswith("Requires-Dist: ")]
+    plain = {re.split(r"[^\w-]", line.split()[1])[0] for line in needed if "extra ==" not in line}
+    assert plain == {"numba", "numpy"}
+    brought = {
+        re.split(r"[^\w-]", line)[0] for name in plain for line in requires(name) or () if "extra ==" not in line
+    }
+    for name in plain | brought:
+        assert re.search(rf"A plain install brings .*{name} \(BSD", readme(), re.S), name
