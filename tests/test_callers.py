@@ -117,3 +117,36 @@ begun = time.perf_counter()
 assert (layer(x)[0] == want).all()
 assert time.perf_counter() - begun > 0.3 and len(threads._pool.workers) == 1
 """)
+
+
+def test_a_ctrl_c_while_a_worker_starts():
+    """The next call starts the worker again; only one of the two takes jobs, whichever comes first."""
+    run_python("""
+import threading, time
+import numpy as np
+import fastrnn
+from fastrnn.kernels.cpu import threads
+
+made = []
+
+class Interrupted(threading.Thread):
+    def start(self):
+        super().start()
+        made.append(self)
+        if len(made) == 1:
+            raise KeyboardInterrupt
+
+layer, x = fastrnn.LSTM(64, 256, seed=0).freeze(), np.ones((50, 8, 64), np.float32)
+fastrnn.set_num_threads(1)
+want = layer(x)[0]
+threading.Thread = Interrupted  # of the workers alone: the packed weights are there
+fastrnn.set_num_threads(2)
+try:
+    layer(x)
+    raise AssertionError("not interrupted")
+except KeyboardInterrupt:
+    pass
+for _ in range(200):
+    assert (layer(x)[0] == want).all()
+assert len(made) == 2 and len(threads._pool.workers) == 1 and sum(thread.is_alive() for thread in made) == 1
+""")

@@ -347,11 +347,14 @@ def alone(barrier, arrivals):
 
 @kernel
 def _work(mailbox, pool, w):
-    """Body of worker ``w``: run jobs until one has the address 0."""
+    """Body of worker ``w``: run jobs until one has the address 0; nothing where its place is taken.
+
+    A Ctrl-C while a worker starts may make the next call start it again.
+    """
     thread = leave_gil(False)
-    _exchange(mailbox + _PRESENT, 1)
+    alone_here = _exchange(mailbox + _PRESENT, 1) == 0
     last = 0
-    while True:
+    while alone_here:
         count = 0
         while _load(mailbox + _SEQUENCE) == last:
             count += 1
