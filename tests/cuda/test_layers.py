@@ -16,7 +16,6 @@ import fastrnn
 from tests.cases import LAYERS
 from tests.cuda import emulator, stand_in
 from tests.cuda.bridge import only
-from tests.processes import run_python
 
 pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
 pytestmark = pytest.mark.skipif(bool(emulator.available()), reason=emulator.available() or "-")
@@ -456,47 +455,3 @@ def test_dropout_is_the_cpus(cupy):
     for mine, theirs in zip(train(there, X, seed=4), train(here, x, seed=4), strict=True):
         np.testing.assert_allclose(mine.get(), theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
     assert np.abs(train(there, X, seed=5)[0].get() - train(here, x, seed=4)[0]).max() > 1e-2
-
-
-# ---- no GPU, and no CuPy ----
-
-
-def test_a_cpu_layer_never_imports_cupy():
-    run_python("""
-import pickle, sys
-import numpy as np
-import fastrnn
-layer = fastrnn.LSTM(3, 4, 2, bidirectional=True, dropout=0.5)
-y, _, tape = layer.forward(np.ones((5, 2, 3), np.float32))
-layer.backward(tape, y)
-pickle.loads(pickle.dumps(layer)).freeze()(np.ones((5, 2, 3), np.float32))
-fastrnn.GRU(3, 4).stream()(np.ones(3, np.float32))
-fastrnn.explain(layer, 5, 2)
-layer.to("cpu")
-loaded = [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupy_backends", "cupyx")]
-assert not loaded and "fastrnn.kernels.cuda" not in sys.modules, loaded
-""")
-
-
-def test_without_a_gpu(monkeypatch):
-    """Making a layer there and moving one there say what is missing; the layer stays as it was."""
-    import ctypes
-    import importlib
-
-    devices = importlib.import_module("fastrnn.kernels.cuda.devices")
-
-    def no_library(name, *arguments, **options):
-        raise OSError(name)
-
-    devices.require.cache_clear()
-    monkeypatch.setattr(ctypes, "CDLL", no_library)
-    try:
-        with pytest.raises(fastrnn.GPUUnavailable, match=r'device "cuda" is not available: .*driver.*device="cpu"'):
-            layer_of()
-        layer = layer_of(device="cpu")
-        with pytest.raises(fastrnn.GPUUnavailable):
-            layer.to("cuda")
-        assert layer.device == "cpu"
-        layer(host_x())
-    finally:
-        devices.require.cache_clear()

@@ -18,7 +18,7 @@ from tests.cuda.emulator.launch import EmulatorError, Library
 
 HERE = Path(__file__).parent
 HEADER = HERE / "device_emulation.h"
-RUNTIME = HERE / "device_emulation.cpp"
+RUNTIME, STATE = HERE / "device_emulation.cpp", HERE / "state.h"
 
 COMPILER = "g++"
 COMMON = ["-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-gnu-unique"]
@@ -77,7 +77,8 @@ def _load(file: Path) -> Library:
 def _runtime() -> ctypes.CDLL:
     """One runtime for all libraries, whose undefined names it resolves."""
     flags = [flag for flag in COMMON if not flag.startswith("-fvisibility")]
-    file = _compiled(RUNTIME.read_text(), [*flags, *RUNTIME_FLAGS, f"-I{HERE}"], HEADER.read_text())
+    included = HEADER.read_text() + STATE.read_text()
+    file = _compiled(RUNTIME.read_text(), [*flags, *RUNTIME_FLAGS, f"-I{HERE}"], included)
     return ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
 
 
