@@ -168,7 +168,7 @@ def model_products(unit: Any) -> float:
     problem, shape = unit.problem, unit.policy.shape
     whole = 16 if shape.tensor else 1
     if problem.backward:
-        outputs = sum(problem.fed) * -(-shape.units // whole) * whole
+        outputs = sum(problem.fed) * -(-shape.units * shape.split // whole) * whole // shape.split
     else:
         outputs = sum(-(-count * shape.units // whole) * whole for count in problem.fed)
     if shape.tensor:  # of 16 outputs, 8 rows and a depth of 32 bytes
