@@ -341,6 +341,7 @@ def _backward(
         count, wave = _together(layer, record.packed[end - 1], schedule, end, True) if together else (1, None)
         k = end - count
         inputs = [one.x for one in record.layers[k:end]]
+        # Of layers that go at the same time all gradients in between exist at a time.
         dys = [*(place.arrays.empty(x.shape, layer.dtype) for x in inputs[1:]), dy]
         below = place.arrays.empty(inputs[0].shape, layer.dtype) if k else dx
         how = not keep, accumulate and k == 0, accumulate
