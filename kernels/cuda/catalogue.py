@@ -73,9 +73,6 @@ def _stepwise(cell: Cell, dtype: str) -> Unit:
     return Unit(f"stepwise {cell.name} {dtype}", stepwise(cell.name, dtype), dict.fromkeys(kernels, 0))
 
 
-_FULLEST = {("cluster", "rnn_sigmoid", "float64", 512)}
-
-
 def _persistent(cell: str, dtype: str, chip: Chip, sizes: Sequence[int]) -> Iterator[Unit]:
     seen = set()
     for H, backward, precision, members in itertools.product(sizes, (False, True), precisions(dtype), (1, 2)):
@@ -86,18 +83,16 @@ def _persistent(cell: str, dtype: str, chip: Chip, sizes: Sequence[int]) -> Iter
         for policy in {policy.kernel: policy for policy in reversed(found)}.values():
             if policy.shape is not None and (policy.shape, backward, members) not in seen:
                 seen.add((policy.shape, backward, members))
-                yield _unit(problem, policy, most=_spilled(problem, policy, chip))
+                yield _unit(problem, policy, most=_spilled(policy, chip))
 
 
-def _spilled(problem: Problem, policy: Policy, chip: Chip) -> int:
+def _spilled(policy: Policy, chip: Chip) -> int:
     """Bytes of a thread that compilers leave in local memory.
 
-    Those for other architectures spend a few registers more on the same text: up to 96 a member, before the loop. On
-    sm_90 one kernel of elements that are no GPU's strength has 4 bytes too many.
+    None on sm_80 to sm_90. Those for other architectures spend a few registers more on the same text: up to 96 a
+    member, before the loop.
     """
-    if not 80 <= chip.capability <= 90:
-        return 96 * policy.members
-    return 8 if (policy.kernel, problem.cell, problem.dtype, problem.H) in _FULLEST else 0
+    return 0 if 80 <= chip.capability <= 90 else 96 * policy.members
 
 
 def _unit(problem: Problem, policy: Policy, more: str = "", most: int = 0) -> Unit:
