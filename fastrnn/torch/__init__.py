@@ -11,6 +11,7 @@ PyTorch: ``pip install "fastrnn[torch]"``.
     autograd.py     one call of a stack as a torch.autograd.Function
     stack.py        what ``fastrnn.network`` asks of a layer, on weights that a module owns
     exchange.py     tensors as arrays, arrays as tensors
+    openmp.py       our kernels on PyTorch's threads
 """
 
 from __future__ import annotations
@@ -21,5 +22,6 @@ except ImportError as error:
     raise ImportError('fastrnn.torch needs PyTorch: pip install "fastrnn[torch]"') from error
 
 from fastrnn.torch.modules import GRU, LSTM, RNN
+from fastrnn.torch.openmp import set_shared_threads
 
-__all__ = ["GRU", "LSTM", "RNN"]
+__all__ = ["GRU", "LSTM", "RNN", "set_shared_threads"]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastrnn.places import HOST, Place, place_of
+from fastrnn.torch.openmp import team
 
 __all__ = ["Exchange", "exchange_for", "numpy_dtype"]
 
@@ -34,7 +35,6 @@ class Exchange(Protocol):
 
 class _OnHost:
     place: Place = HOST
-    _nothing = contextlib.nullcontext()
 
     def array(self, tensor: torch.Tensor) -> NDArray[Any]:
         found: NDArray[Any] = tensor.detach().numpy()
@@ -44,7 +44,7 @@ class _OnHost:
         return torch.from_numpy(array)
 
     def entered(self) -> contextlib.AbstractContextManager[Any]:
-        return self._nothing
+        return team()
 
 
 class _OnGPU:

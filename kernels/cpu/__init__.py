@@ -10,9 +10,10 @@ from .packed import Accumulators, Packed, accumulators
 from .plan import Plan, plan
 from .single_step import SingleStep, single_step
 from .stepper import Stepper, stepper
+from .teams import Team
 from .threads import get_num_threads, set_num_threads
 
 __all__ = [
-    "Accumulators", "Packed", "Plan", "Saved", "SingleStep", "Stepper", "accumulators", "backward", "forward",
+    "Accumulators", "Packed", "Plan", "Saved", "SingleStep", "Stepper", "Team", "accumulators", "backward", "forward",
     "get_num_threads", "pack", "plan", "set_num_threads", "single_step", "stepper",
 ]  # fmt: skip

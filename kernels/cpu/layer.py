@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from .memory import Addressed, address_of
 from .packed import Accumulators, Packed, PackedLayout
 from .plan import Plan
 from .tags import DTYPES, CellType, Tag
+from .teams import rest
 from .threads import get_num_threads, mailboxes
 
 __all__ = ["Saved", "backward", "forward", "pack"]
@@ -45,7 +46,8 @@ def launcher(kernel: Any, layout: PackedLayout) -> tuple[Any, Tag]:
 def _launch(kernel: Any, layout: PackedLayout, run: Run, block: int, threads: int) -> None:
     entry, tag = launcher(kernel, layout)
     if run.long:
-        run_interruptibly(partial(entry, tag, block, mailboxes(threads), threads), block + run.offsets["barrier"])
+        rest()
+        run_interruptibly(lambda: entry(tag, block, mailboxes(threads), threads), block + run.offsets["barrier"])
     else:
         entry(tag, block, mailboxes(threads), threads)
     if guards.ENABLED:

@@ -36,6 +36,7 @@ from fastrnn.cores import default_threads
 from .jit import helper, inlined, kernel
 from .memory import address_of, aligned_zeros, read_int, write_int
 from .simd import call, pointer
+from .teams import call_job, lent, on_team
 
 __all__ = [
     "BARRIER_BYTES",
@@ -58,7 +59,7 @@ __all__ = [
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 
-# Fields of a mailbox, bytes; one cache line a worker. The line before the first belongs to the pool.
+# Fields of a mailbox, bytes; one cache line a worker. Those before the first are the pool's, some teams.py's.
 _SEQUENCE, _JOB, _ARGUMENT, _COUNT, _PARKED, _PRESENT = 0, 8, 16, 24, 32, 40
 _LINE = 64
 _LOCK, _DONE = 0, 128
@@ -178,15 +179,6 @@ def _emit_take(builder, state):
 
 _save_thread = _atomic("save_thread", 0, types.intp, _emit_leave)
 _restore_thread = _atomic("restore_thread", 1, types.void, _emit_take)
-
-
-@intrinsic
-def _call(_typing, job, argument, w, n):
-    def codegen(context, builder, sig, args):
-        builder.call(builder.inttoptr(args[0], ir.FunctionType(_VOID, [_I64] * 3).as_pointer()), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * 4), codegen
 
 
 def job(share):
@@ -369,7 +361,7 @@ def _work(mailbox, pool, w):
         job = read_int(mailbox + _JOB)
         if job == 0:
             break
-        _call(job, read_int(mailbox + _ARGUMENT), w, read_int(mailbox + _COUNT))
+        call_job(job, read_int(mailbox + _ARGUMENT), w, read_int(mailbox + _COUNT))
         arrive(pool + _DONE)
     take_gil(thread)
 
@@ -391,14 +383,15 @@ def run_job(job, argument, pool, n, barrier):
     The job learns how many there are. ``barrier``: where its threads meet, as ``reset`` left it; 0 without one.
     """
     if n <= 1 or pool == 0 or _pausing(pool) or _exchange(pool + _LOCK, 1) != 0:
-        _call(job, argument, 0, 1)
+        call_job(job, argument, 0, 1)
         return
-    begun = _clock()
-    reset(pool + _DONE, 1)
-    for w in range(1, n):
-        _post(pool + _FIRST + (w - 1) * _LINE, job, argument, n)
-    _call(job, argument, 0, n)
-    waited = await_all(pool + _DONE, n - 1)
+    begun, waited = _clock(), 0
+    if not on_team(pool, job, argument, n):
+        reset(pool + _DONE, 1)
+        for w in range(1, n):
+            _post(pool + _FIRST + (w - 1) * _LINE, job, argument, n)
+        call_job(job, argument, 0, n)
+        waited = await_all(pool + _DONE, n - 1)
     given_up = False
     if barrier != 0:
         waited += read_int(barrier + _WAITED)
@@ -445,6 +438,9 @@ class _Pool:
         """Address of a pool with at least ``threads - 1`` workers; 0 when none is needed, or the interpreter ends."""
         if threads <= 1 or self.closed:
             return 0
+        team = lent()
+        if team != 0:
+            return team
         if len(self.workers) < threads - 1:
             with self.lock:
                 if self.closed:
