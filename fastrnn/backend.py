@@ -43,8 +43,14 @@ class Stepper(Protocol):
 
     state: tuple[NDArray[Any], ...]  # (B, H) each; reading copies, and so does assigning
 
-    def step(self, x: NDArray[Any], out: NDArray[Any]) -> None:
-        """Take one step from x (B, I), and write h into out (B, H), which must not overlap x."""
+    def step(self, x: NDArray[Any], out: NDArray[Any]) -> bool:
+        """Take one step from x (B, I), and write h into out (B, H), both C-contiguous, which must not overlap x.
+
+        On the CPU any arguments are safe: False, and nothing done, unless they are so, or (I,) and (H,) for one row.
+        """
+
+    def reset(self, rows: Any) -> None:
+        """Zero the state of some rows: a slice or integers."""
 
 
 MOST_LAYERS = 4  # that a ``LayeredBackend`` walks at the same time

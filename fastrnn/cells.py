@@ -83,12 +83,13 @@ class _Step:
     def _quickly(self, x: Array, state: Any, out: Any) -> Any:
         """The new state, or None if an argument is not just as kernels take it."""
         if out is None:
-            out = self._new(x)
+            out = self._like(state)
         return out if self._quick(x, state, None, out, None) else None
 
-    def _new(self, x: Array) -> Array:
-        """A state for the rows of x."""
-        return np.empty((*x.shape[:-1], self.hidden_size), self._kind.dtype)
+    @staticmethod
+    def _like(state: Any) -> Any:
+        """A new state, if the old one is one that a step takes."""
+        return np.empty_like(state) if type(state) is np.ndarray else None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._cell.name}, {self.input_size} -> {self.hidden_size}, {self._kind.dtype}>"
@@ -137,11 +138,11 @@ class LSTMCell(_Step):
         self._make((w_ih, w_hh, b_ih, b_hh, peephole), **options)
 
     def _quickly(self, x: Array, state: Any, out: Any) -> Any:
-        if out is None:
-            out = self._new(x), self._new(x)
-        elif type(out) is not tuple or len(out) != 2:
-            return None
         if type(state) is not tuple or len(state) != 2:
+            return None
+        if out is None:
+            out = self._like(state[0]), self._like(state[1])
+        elif type(out) is not tuple or len(out) != 2:
             return None
         return out if self._quick(x, *state, *out) else None
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fastrnn import checks
 from fastrnn.backend import load
 from fastrnn.checks import State
+from fastrnn.places import HOST
 
 if TYPE_CHECKING:
     from fastrnn.recurrent import RecurrentLayer
@@ -47,11 +48,18 @@ class Stream:
         self._chain = tuple(zip([s.step for s in self._steppers], outputs, strict=True))
         self._y: NDArray[Any] = outputs[-1]
         self._y_row: NDArray[Any] = self._y[0]
+        # Unbatched, a row of each output; and whether steps look at their arguments.
+        self._row_chain = tuple([(step, self._y_row if h is self._y else h[0]) for step, h in self._chain])
+        self._quick = layer.kind.place is HOST
         if initial is not None:
             self._assign(initial)
 
     def __call__(self, x_t: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Take one step. Raises TypeError or ValueError, before any work, for arguments that do not fit."""
+        if self._quick and (out is None or self._num_layers == 1):
+            quick: NDArray[Any] | None = self._quickly(x_t, out)
+            if quick is not None:
+                return quick
         x = checks.array("x_t", x_t, self._kind)
         batch, row, _ = self._shapes
         y = self._y
@@ -68,12 +76,26 @@ class Stream:
         if not (x.flags.c_contiguous and self._kind.place.kernel_ready(x)) or x is self._y or x.base is self._y:
             x = x.copy()
         for step, h in self._chain:
-            step(x, h)
+            if not step(x, h):
+                step(x.copy(), h)
             x = h
         if out is None:
             return y
         out[...] = y
         return out
+
+    def _quickly(self, x: Any, out: Any) -> Any:
+        """A step on arrays that kernels take as they are, which they see for themselves; None for others."""
+        chain = self._row_chain if getattr(x, "ndim", 0) == 1 else self._chain
+        step, h = chain[0]
+        if out is not None:
+            h = out
+        if not step(x, h):
+            return None
+        for step, y in chain[1:]:
+            step(h, y)
+            h = y
+        return h
 
     @property
     def state(self) -> State:
@@ -92,10 +114,7 @@ class Stream:
         """Zero the state, of all rows or of these: an integer, integers, or a (B,) mask of booleans."""
         chosen = slice(None) if rows is None else checks.index_rows(rows, self._batch_size)
         for stepper in self._steppers:
-            parts = stepper.state
-            for part in parts:
-                part[chosen] = 0
-            stepper.state = parts
+            stepper.reset(chosen)
 
     def _checked(self, value: State) -> Any:
         """A state as (L, B, H) arrays; (L, H) counts as one where the batch size is 1, as for unbatched x."""

@@ -194,3 +194,33 @@ def test_nan_stays_in_its_row():
     assert np.isnan(y[3]).all()
     stream.reset([3])
     assert np.isfinite(stream(problem.x[4])).all()
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_input_and_out_may_overlap(num_layers):
+    """Whole, in part, or with the stream's own output fed back."""
+    layer = fastrnn.GRU(8, 8, num_layers, seed=1)
+    memory = np.random.default_rng(0).standard_normal(13).astype(np.float32)
+    expected, stream = layer.stream(), layer.stream()
+    for start in (0, 5, 2):
+        x, out = memory[2:10], memory[start : start + 8]
+        wanted = expected(x.copy()).copy()
+        np.testing.assert_array_equal(stream(x, out), wanted)
+        np.testing.assert_array_equal(out, wanted)
+    y = stream(memory[:8])
+    wanted = expected(memory[:8]).copy()
+    for _ in range(3):
+        wanted, y = expected(wanted.copy()).copy(), stream(y)
+        np.testing.assert_array_equal(y, wanted)
+    assert y is stream(y)
+
+
+def test_a_reset_touches_its_rows_alone():
+    stream = fastrnn.LSTM(3, 5, seed=0).stream(batch_size=4)
+    stream(np.ones((4, 3), np.float32))
+    h, c = stream.state
+    for part in (h, c):
+        part[:, [1, 2]] = 0
+    stream.reset([2, 1])
+    for part, expected in zip(stream.state, (h, c), strict=True):
+        np.testing.assert_array_equal(part, expected)

@@ -113,8 +113,8 @@ def replaced() -> Any:
             self.encoder.freeze()
             self.decoder = fastrnn.cells.GRUCell(*[v[f"dec_{short}"] for short in _NAMES.values()], reset_after=True)
 
-        def gru(self, x: Any, steps: int, *_: Any, h0: Any = None) -> Any:
-            return self.encoder(x, h0[None])[0]
+        def gru(self, x: Any, *_: Any, **__: Any) -> Any:
+            return self.encoder(x)[0]
 
         def grucell(self, x: Any, h: Any, *_: Any) -> Any:
             return self.decoder(x, h)

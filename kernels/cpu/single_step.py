@@ -23,7 +23,7 @@ from .memory import Addressed, elements, read_int, write_int
 from .packed import Packed
 from .threads import get_num_threads, mailboxes
 
-__all__ = ["SingleStep", "single_step"]
+__all__ = ["READABLE", "WRITEABLE", "SingleStep", "fits", "single_step"]
 
 _BYTES = 8
 _X, _H_IN, _C_IN, _H_OUT, _C_OUT = (_BYTES * field(name) for name in ("x", "h_in", "c_in", "h_out", "c_out"))
@@ -33,12 +33,12 @@ _X, _H_IN, _C_IN, _H_OUT, _C_OUT = (_BYTES * field(name) for name in ("x", "h_in
 _HEAD = object.__basicsize__
 _TYPE, _AXES, _LENGTHS, _DTYPE, _FLAGS = _HEAD - 8, _HEAD + 8, _HEAD + 16, _HEAD + 40, _HEAD + 48
 _INT = 0xFFFFFFFF  # C's int, in the lower half of a word
-_READABLE = 0x101  # C-contiguous and aligned
-_WRITEABLE = 0x400
+READABLE = 0x101  # C-contiguous and aligned
+WRITEABLE = 0x400
 
 
 @inlined
-def _fits(array, like, axes, B, width, flags):
+def fits(array, like, axes, B, width, flags):
     """Whether an array, given as ``id(array)``, has the type and dtype of ``like`` and is (B, width), or (width,)."""
     if read_int(array + _TYPE) != read_int(like + _TYPE) or read_int(array + _DTYPE) != read_int(like + _DTYPE):
         return False
@@ -53,12 +53,10 @@ def _fits(array, like, axes, B, width, flags):
 @kernel
 def _arrange_step(block, like, axes, B, I, H, x, h_in, c_in, h_out, c_out):
     """Write the addresses of arrays that fit, and return whether all do; c_in and c_out: 0 for cells without."""
-    fit = _fits(x, like, axes, B, I, _READABLE) and _fits(h_in, like, axes, B, H, _READABLE)
-    fit = fit and _fits(h_out, like, axes, B, H, _READABLE | _WRITEABLE)
+    fit = fits(x, like, axes, B, I, READABLE) and fits(h_in, like, axes, B, H, READABLE)
+    fit = fit and fits(h_out, like, axes, B, H, READABLE | WRITEABLE)
     if c_in != 0:
-        fit = (
-            fit and _fits(c_in, like, axes, B, H, _READABLE) and _fits(c_out, like, axes, B, H, _READABLE | _WRITEABLE)
-        )
+        fit = fit and fits(c_in, like, axes, B, H, READABLE) and fits(c_out, like, axes, B, H, READABLE | WRITEABLE)
     if fit:
         write_int(block + _X, elements(x))
         write_int(block + _H_IN, elements(h_in))

@@ -24,12 +24,18 @@ class Stepper:
             tuple(cupy.zeros((B, packed.H), packed.w_ih.dtype) for _ in cell.states) for _ in range(2)
         )
 
-    def step(self, x: Any, out: Any) -> None:
-        """Take one step from x (B, I), and write h into out (B, H)."""
+    def step(self, x: Any, out: Any) -> bool:
+        """Take one step from x (B, I), and write h into out (B, H); True."""
         with devices.require().cuda.Device(self._packed.device):
             walk = self._packed, self._state, self._schedule, out[None], self._next
             forward(self._cell, x[None], None, [walk], False)
         self._state, self._next = self._next, self._state
+        return True
+
+    def reset(self, rows: Any) -> None:
+        """Zero the state of rows."""
+        for part in self._state:
+            part[rows] = 0
 
     @property
     def state(self) -> tuple[Any, ...]:
