@@ -191,7 +191,8 @@ class Attention(Part):
         return contexts, _Record(by_row, projected, memory, weights)
 
     def _product(self, a: Any, b: Any, out: Any = None) -> NDArray[Any]:
-        return cast(NDArray[Any], self.kind.place.arrays.matmul(a, b, out=out))
+        place = self.kind.place
+        return cast(NDArray[Any], (place.product if a.ndim == b.ndim == 2 else place.arrays.matmul)(a, b, out=out))
 
     def _project(self, a: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
         """a (B, S, n) weight (n, m) as one product: NumPy takes one for each of the B, which is twice as long."""

@@ -61,17 +61,15 @@ class Linear(Part):
 
     def _train(self, x: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         x = rows_of("x", x, self.kind, self.in_size, "in_size")
-        rows = x.reshape(-1, self.in_size)
-        y = self.kind.place.arrays.matmul(rows, self.params["weight"].T)
-        if self.bias:
-            y += self.params["bias"]
+        rows, bias = x.reshape(-1, self.in_size), self.params["bias"] if self.bias else None
+        y = self.kind.place.product(rows, self.params["weight"].T, bias=bias)
         return y.reshape(*x.shape[:-1], self.out_size), x
 
     def _gradients(self, x: Any, dy: Any, params: Mapping[str, Any], input_grad: bool) -> NDArray[Any] | None:
         shape = (*x.shape[:-1], self.out_size)
         dy = checks.shaped("dy", dy, self.kind, shape, "(…, out_size)").reshape(-1, self.out_size)
-        matmul = self.kind.place.arrays.matmul
-        matmul(dy.T, x.reshape(-1, self.in_size), out=params["weight"])
+        product = self.kind.place.product
+        product(dy.T, x.reshape(-1, self.in_size), out=params["weight"])
         if self.bias:
             dy.sum(axis=0, out=params["bias"])
-        return cast(NDArray[Any], matmul(dy, self.params["weight"])).reshape(x.shape) if input_grad else None
+        return cast(NDArray[Any], product(dy, self.params["weight"])).reshape(x.shape) if input_grad else None

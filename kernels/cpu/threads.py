@@ -39,23 +39,9 @@ from .simd import call, pointer
 from .teams import call_job, lent, on_team
 
 __all__ = [
-    "BARRIER_BYTES",
-    "STOP",
-    "alone",
-    "arrive",
-    "get_num_threads",
-    "job",
-    "leave_gil",
-    "mailboxes",
-    "meet",
-    "reconsider",
-    "reset",
-    "run_job",
-    "set_num_threads",
-    "stopped",
-    "take_gil",
-    "wait",
-]
+    "BARRIER_BYTES", "STOP", "alone", "arrive", "get_num_threads", "job", "leave_gil", "mailboxes", "meet",
+    "reconsider", "reset", "run_job", "set_num_threads", "stopped", "take_gil", "wait",
+]  # fmt: skip
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 

@@ -27,7 +27,10 @@ from .jit import helper
 from .simd import VECTOR_BYTES, fma_at, llvm_scalar, llvm_vector, load_at, pointer, prefetch_at, splat, store_at
 from .tags import GROUP, MOST_AT_ONCE, Panel, tile_rows
 
-__all__ = ["accumulate", "accumulate_wide", "outer_all", "outer_h", "outer_x", "project"]
+__all__ = [
+    "Emitter", "accumulate", "accumulate_wide", "by_number", "by_row_count", "outer_all", "outer_h", "outer_x",
+    "project",
+]  # fmt: skip
 
 _I64 = ir.IntType(64)
 
@@ -36,7 +39,7 @@ def _integer(value: int) -> ir.Constant:
     return ir.Constant(_I64, value)
 
 
-class _Emitter:
+class Emitter:
     """An IR builder with addresses in bytes and vectors of one dtype."""
 
     def __init__(self, builder: ir.IRBuilder, dtype: types.Float) -> None:
@@ -134,7 +137,7 @@ class _Emitter:
         return [by_place[m, v] for m in range(len(columns)) for v in range(len(weights))]
 
 
-def _by_number(builder: ir.IRBuilder, number: ir.Value, emit: dict[int, Callable[[], None]]) -> None:
+def by_number(builder: ir.IRBuilder, number: ir.Value, emit: dict[int, Callable[[], None]]) -> None:
     """Emit every entry, a block of code each, and run that of the run-time ``number``, which must be there."""
     if len(emit) == 1:
         next(iter(emit.values()))()
@@ -153,12 +156,12 @@ def _by_number(builder: ir.IRBuilder, number: ir.Value, emit: dict[int, Callable
     builder.position_at_end(end)
 
 
-def _by_row_count(builder: ir.IRBuilder, rows: ir.Value, limit: int, emit: Callable[[int], None]) -> None:
+def by_row_count(builder: ir.IRBuilder, rows: ir.Value, limit: int, emit: Callable[[int], None]) -> None:
     """``emit(rows)`` for the run-time ``rows`` in 1..limit."""
-    _by_number(builder, rows, {count: partial(emit, count) for count in range(1, limit + 1)})
+    by_number(builder, rows, {count: partial(emit, count) for count in range(1, limit + 1)})
 
 
-def _emit_accumulate(e: _Emitter, panel: Panel, rows: int, arguments: list[ir.Value], panels: int = 1) -> None:
+def _emit_accumulate(e: Emitter, panel: Panel, rows: int, arguments: list[ir.Value], panels: int = 1) -> None:
     """z[p][m][v] = init[p][m][v] + sum_k x[m][k] Wx[p][k][v] + sum_k h[m][k] Wh[p][k][v] for a few panels at once.
 
     A slot that only one product feeds is read or written beside the other's loop, so that it holds no register.
@@ -204,14 +207,14 @@ def _emit_accumulate(e: _Emitter, panel: Panel, rows: int, arguments: list[ir.Va
 def _accumulate(_typing, panel, rows, z, z_stride, init, init_stride, x_rows, I, wx, next_x, h_rows, H, wh, next_h):
     def codegen(context, builder, sig, args):
         number, count, z, z_stride, init, init_stride, *operands = args
-        e = _Emitter(builder, panel.dtype)
+        e = Emitter(builder, panel.dtype)
         none = _integer(0)
         arguments = [z, z_stride, none, init, init_stride, none, *operands]
 
         def emit(kind):
-            _by_row_count(builder, count, kind.rows, lambda m: _emit_accumulate(e, kind, m, arguments))
+            by_row_count(builder, count, kind.rows, lambda m: _emit_accumulate(e, kind, m, arguments))
 
-        _by_number(builder, number, {n: partial(emit, kind) for n, kind in enumerate(panel.panels)})
+        by_number(builder, number, {n: partial(emit, kind) for n, kind in enumerate(panel.panels)})
         return context.get_dummy_value()
 
     return types.void(panel, *[types.intp] * 13), codegen
@@ -232,15 +235,15 @@ def accumulate(panel, rows, z, z_stride, init, init_stride, x_rows, I, wx, next_
 def _accumulate_wide(_typing, panel, panels, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h):
     def codegen(context, builder, sig, args):
         number, count, z, z_panel, init, init_panel, *operands = args
-        e = _Emitter(builder, panel.dtype)
+        e = Emitter(builder, panel.dtype)
         none = _integer(0)
         arguments = [z, none, z_panel, init, none, init_panel, *operands]
 
         def emit(kind):
             several = range(2, MOST_AT_ONCE + 1)
-            _by_number(builder, count, {n: partial(_emit_accumulate, e, kind, 1, arguments, n) for n in several})
+            by_number(builder, count, {n: partial(_emit_accumulate, e, kind, 1, arguments, n) for n in several})
 
-        _by_number(builder, number, {n: partial(emit, kind) for n, kind in enumerate(panel.panels)})
+        by_number(builder, number, {n: partial(emit, kind) for n, kind in enumerate(panel.panels)})
         return context.get_dummy_value()
 
     return types.void(panel, *[types.intp] * 13), codegen
@@ -255,7 +258,7 @@ def accumulate_wide(panel, panels, z, z_panel, init, init_panel, x_row, I, wx, n
     _accumulate_wide(panel, panels, z, z_panel, init, init_panel, x_row, I, wx, next_x, h_row, H, wh, next_h)
 
 
-def _emit_project(e: _Emitter, vectors: int, rows: int, arguments: list[ir.Value], groups: int = 1) -> None:
+def _emit_project(e: Emitter, vectors: int, rows: int, arguments: list[ir.Value], groups: int = 1) -> None:
     out, out_stride, a, a_stride, a_panel, inner, panels, weights, ahead, between = arguments
     width = vectors * groups
     targets = [e.offset(e.offset(out, m, out_stride), v, VECTOR_BYTES) for m in range(rows) for v in range(width)]
@@ -297,9 +300,9 @@ def _project(_typing, like, vectors, rows, out, out_stride, a, a_stride, a_panel
     width = vectors.literal_value
 
     def codegen(context, builder, sig, args):
-        e = _Emitter(builder, like.dtype)
+        e = Emitter(builder, like.dtype)
         arguments = [*args[3:], _integer(0)]
-        _by_row_count(builder, args[2], tile_rows(width), lambda m: _emit_project(e, width, m, arguments))
+        by_row_count(builder, args[2], tile_rows(width), lambda m: _emit_project(e, width, m, arguments))
         return context.get_dummy_value()
 
     return types.void(like, vectors, *[types.intp] * 10), codegen
@@ -312,7 +315,7 @@ def _project_wide(_typing, like, vectors, groups, out, a, a_panel, inner, panels
     def codegen(context, builder, sig, args):
         out, a, a_panel, *operands = args[3:]
         none = _integer(0)
-        _emit_project(_Emitter(builder, like.dtype), width, 1, [out, none, a, none, a_panel, *operands], groups=count)
+        _emit_project(Emitter(builder, like.dtype), width, 1, [out, none, a, none, a_panel, *operands], groups=count)
         return context.get_dummy_value()
 
     return types.void(like, vectors, groups, *[types.intp] * 8), codegen
@@ -351,7 +354,7 @@ def project(like, vectors, rows, out, out_stride, a, a_stride, a_panel, inner, p
         _project_wide(like, GROUP, 2, out, a, a_panel, inner, panels, weights, ahead, between)
 
 
-def _emit_outer(e: _Emitter, vectors: int, columns: int, arguments: list[ir.Value]) -> None:
+def _emit_outer(e: Emitter, vectors: int, columns: int, arguments: list[ir.Value]) -> None:
     out, a_rows, a_offset, z_rows, z_offset, depth, add = arguments
     row_of_out = vectors * VECTOR_BYTES
     targets = [e.offset(e.offset(out, m, row_of_out), v, VECTOR_BYTES) for m in range(columns) for v in range(vectors)]
@@ -376,7 +379,7 @@ _FED_BY_X, _FED_BY_H, _ALL_SLOTS = range(3)
 @intrinsic(prefer_literal=True)
 def _outer(_typing, panel, fed, most, columns, out, a_rows, a_offset, z_rows, z_offset, depth, add):
     def codegen(context, builder, sig, args):
-        e = _Emitter(builder, panel.dtype)
+        e = Emitter(builder, panel.dtype)
 
         def emit(kind):
             begin, end = (kind.phase.x_range, kind.phase.h_range, (0, len(kind.phase.slots)))[fed.literal_value]
@@ -384,9 +387,9 @@ def _outer(_typing, panel, fed, most, columns, out, a_rows, a_offset, z_rows, z_
             limit = min(most.literal_value, tile_rows(width))
             z_start = builder.add(args[8], _integer(begin * kind.units * VECTOR_BYTES))
             arguments = [*args[4:8], z_start, *args[9:]]
-            _by_row_count(builder, args[3], limit, lambda m: _emit_outer(e, width, m, arguments))
+            by_row_count(builder, args[3], limit, lambda m: _emit_outer(e, width, m, arguments))
 
-        _by_number(builder, args[0], {n: partial(emit, kind) for n, kind in enumerate(panel.panels)})
+        by_number(builder, args[0], {n: partial(emit, kind) for n, kind in enumerate(panel.panels)})
         return context.get_dummy_value()
 
     return types.void(panel, fed, most, *[types.intp] * 8), codegen

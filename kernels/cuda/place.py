@@ -83,6 +83,12 @@ class Gpu:
     def apply_mask(self, array: Any, p: float, seed: int, boundary: int) -> None:
         apply_mask(array, p, seed, boundary)
 
+    def product(self, a: Any, b: Any, out: Any = None, bias: Any = None) -> Any:
+        found = self.arrays.matmul(a, b, out=out)
+        if bias is not None:
+            found += bias
+        return found
+
     def writeable(self, array: Any) -> bool:
         return True
 
