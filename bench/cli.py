@@ -18,6 +18,7 @@ from bench.floors import add_floors
 from bench.gradient_flow import add_gradient_flow
 from bench.kernel_table import add_kernels
 from bench.measure import Budget
+from bench.onnx_evaluators import add_onnx
 from bench.peers import OURS, REGISTRY, only_on, select
 from bench.policies import add_policies
 from bench.report import PUBLISHED
@@ -32,8 +33,8 @@ __all__ = ["main", "planned_cases", "usable_devices"]
 LAST = RESULTS / "local" / "last.json"
 _BY_NAME = ", ".join(name for name, entry in REGISTRY.items() if not entry.auto)
 _COMMANDS = (
-    "run", "compare", "report", "workload", "gradient-flow", "compatibility", "sweep", "kernels", "floors", "policies",
-    "callers",
+    "run", "compare", "report", "workload", "gradient-flow", "compatibility", "onnx", "sweep", "kernels", "floors",
+    "policies", "callers",
 )  # fmt: skip
 
 # A quick run has to fit a minute; a grid has the time to be sure.
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add_policies(commands)
     add_callers(commands)
     add_compatibility(commands)
+    add_onnx(commands)
     return parser
 
 
