@@ -250,7 +250,7 @@ def _checked_weights(cell: Cell, weights: tuple[Any, ...]) -> tuple[Kind, Weight
     w_ih, w_hh, b_ih, b_hh, peephole = weights
     place = place_of("cuda") if is_cupy(w_hh) else HOST
     w_hh = place.own("w_hh", w_hh)
-    kind = Kind.of(place, checks.dtype(w_hh.dtype, place))
+    kind = Kind.of(place, checks.dtype(w_hh.dtype, place, "the dtype of w_hh"))
     G = len(cell.gates)
     if w_hh.ndim != 2 or not w_hh.size or w_hh.shape[0] != G * w_hh.shape[1]:
         raise ValueError(f"w_hh must have shape (G*H, H), {G} gates in {cell.name}, got {w_hh.shape}")

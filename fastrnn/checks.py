@@ -16,6 +16,7 @@ from fastrnn.places import Kind, Place, is_cupy
 
 __all__ = [
     "array",
+    "choice",
     "device",
     "dropout",
     "dtype",
@@ -82,17 +83,24 @@ def fraction(name: str, value: Any) -> float:
     return float(value)
 
 
-def dtype(value: Any, place: Place) -> np.dtype[Any]:
+def choice(name: str, value: Any, known: Sequence[str]) -> str:
+    """One of a few words."""
+    if not isinstance(value, str) or value not in known:  # an array is equal to nothing and everything
+        raise ValueError(f"{name} must be one of {known}, got {value!r}")
+    return value
+
+
+def dtype(value: Any, place: Place, name: str = "dtype") -> np.dtype[Any]:
     """The dtype of a layer at a place."""
     try:
         found: np.dtype[Any] | None = None if value is None else np.dtype(_named(value))
     except TypeError:
         found = None
     if found is None:
-        raise TypeError(f"dtype must be one of {place.dtypes}, got {value!r}")
+        raise TypeError(f"{name} must be one of {place.dtypes}, got {value!r}")
     if found.name not in place.dtypes or not found.isnative:
         where = "the CPU" if place.device == "cpu" else "a GPU"
-        raise ValueError(f"dtype must be one of {place.dtypes} on {where}, got {found}")
+        raise ValueError(f"{name} must be one of {place.dtypes} on {where}, got {found}")
     return found
 
 
@@ -119,7 +127,11 @@ def device(value: Any) -> str:
 def weights_storage(value: Any, kind: Kind) -> bool:
     """Whether weights are to be stored as bfloat16: None means the layer's own dtype."""
     layers = kind.dtype
-    if value is None or value == layers.name:
+    if value is None:
+        return False
+    if not isinstance(value, str):
+        raise ValueError(f"weights must be None, {layers.name!r} or 'bfloat16', got {value!r}")
+    if value == layers.name:
         return False
     if kind.place.device != "cpu":
         raise ValueError(f"weights must be None on a GPU, got {value!r}: make the layer with dtype='bfloat16'")
@@ -132,11 +144,10 @@ def weights_storage(value: Any, kind: Kind) -> bool:
 
 def precision(value: Any, place: Place) -> str:
     """How exactly products of float32 are taken."""
-    if value not in PRECISIONS:
-        raise ValueError(f"precision must be one of {PRECISIONS}, got {value!r}")
-    if value != "exact" and place.device == "cpu":
-        raise ValueError(f"precision must be 'exact' on the CPU, got {value!r}: only a GPU has TF32")
-    return str(value)
+    found = choice("precision", value, PRECISIONS)
+    if found != "exact" and place.device == "cpu":
+        raise ValueError(f"precision must be 'exact' on the CPU, got {found!r}: only a GPU has TF32")
+    return found
 
 
 def seed(value: Any) -> int | None:

@@ -84,7 +84,7 @@ def explain(layer: RecurrentLayer, T: int, B: int, *, training: bool = False) ->
     """
     if not isinstance(layer, RecurrentLayer):
         raise TypeError(f"layer must be an RNN, LSTM or GRU of fastrnn, got {type(layer).__name__}")
-    T, B = checks.integer("T", T, 0), checks.integer("B", B, 0)
+    T, B = checks.integer("T", T, 0, 1 << 62), checks.integer("B", B, 0, 1 << 62)
     training = checks.flag("training", training)
     backend = load(layer.device)
     place = layer.kind.place

@@ -42,7 +42,9 @@ def test_a_thousand_steps(cell, dtype, bidirectional):
     assert_close(layer_results(problem), reference_results(problem), problem)
 
 
-@pytest.mark.parametrize("T, B, I, H", [(3, 70, 9, 48), (40, 33, 50, 20), (2, 1, 700, 5), (9, 6, 2, 300)])
+@pytest.mark.parametrize(
+    "T, B, I, H", [(3, 70, 9, 48), (40, 33, 50, 20), (2, 1, 700, 5), (9, 6, 2, 300), (3, 260, 3, 20)]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", LAYERS)
 def test_larger_than_a_tile(cell, dtype, T, B, I, H):

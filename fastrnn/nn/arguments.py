@@ -97,4 +97,7 @@ def number(name: str, value: Any, least: float) -> float:
         raise TypeError(f"{name} must be a number >= {least}, got {value!r}")
     if not value >= least:  # also refuses NaN
         raise ValueError(f"{name} must be a number >= {least}, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can be, got an integer beyond") from None

@@ -104,8 +104,7 @@ class Attention(Part):
     ) -> None:
         self.query_size = Q = checks.integer("query_size", query_size, 1, checks.MOST_SIZE)
         self.memory_size = M = checks.integer("memory_size", memory_size, 1, checks.MOST_SIZE)
-        if score not in SCORES:
-            raise ValueError(f"score must be one of {SCORES}, got {score!r}")
+        score = checks.choice("score", score, SCORES)
         if score == "dot" and Q != M:
             raise ValueError(f"score='dot' needs query_size equal to memory_size, got {Q} and {M}: use 'general'")
         if attention_size is not None and score != "additive":

@@ -98,8 +98,7 @@ class Entries:
 
         width: how many losses were added up for each entry, for the mean.
         """
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
+        reduction = checks.choice("reduction", reduction, REDUCTIONS)
         gradient = None if gradient is None else self.spread(gradient)
         losses = self.spread(losses)
         if reduction == "none":

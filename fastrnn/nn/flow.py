@@ -129,7 +129,7 @@ def jacobian_flow(
 
 
 def _unit_vectors(count: int, S: int, seed: int | None) -> NDArray[np.float64]:
-    vectors = np.random.default_rng(seed).standard_normal((count, S))
+    vectors = np.random.default_rng(checks.seed(seed)).standard_normal((count, S))
     vectors /= _norms(vectors)[:, None]
     return vectors
 

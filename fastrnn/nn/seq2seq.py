@@ -132,7 +132,7 @@ class Seq2Seq(Model):
         self.eos = self._end("eos", eos)
         if self.bos == self.eos:
             raise ValueError(f"bos and eos must differ, got {self.bos} twice")
-        if attention is not None and attention not in SCORES:
+        if attention is not None and not (isinstance(attention, str) and attention in SCORES):
             raise ValueError(f"attention must be None or one of {SCORES}, got {attention!r}")
         self.attention_score, self.dropout = attention, checks.dropout(dropout)
         Q, M = decoder.hidden_size, encoder.num_directions * encoder.hidden_size

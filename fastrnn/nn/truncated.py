@@ -40,10 +40,18 @@ def windows(T: int, window: int, lengths: Any = None) -> Iterator[tuple[slice, N
     dense batches; then that is None too. Raises TypeError or ValueError for a window below 1 or other lengths.
     """
     T, window = checks.integer("T", T, 0), checks.integer("window", window, 1)
-    whole = None if lengths is None else checks.lengths(lengths, T, len(lengths), False)
+    whole = None if lengths is None else checks.lengths(lengths, T, _rows(lengths), False)
     for start in range(0, T, window):
         stop = min(start + window, T)
         yield slice(start, stop), None if whole is None else np.clip(whole - start, 0, stop - start)
+
+
+def _rows(lengths: Any) -> int:
+    """How many lengths there are; 0 of what has none, which is for its check to refuse."""
+    try:
+        return len(lengths)
+    except TypeError:
+        return 0
 
 
 def truncated_bptt(

@@ -25,6 +25,8 @@ _GATES = {"RNN": "h", "LSTM": "ifgo", "GRU": "zrn"}
 _OUR_GATES = {"RNN": "h", "LSTM": "ifgo", "GRU": "rzn"}
 _BY_NUMBER_OF_GATES = {len(gates): kind for kind, gates in _GATES.items()}
 
+_KERAS_NAMES = ("kernel", "recurrent kernel", "bias")
+
 # A layer's arrays by direction, under our names without "_l{k}".
 _Directions = list[dict[str, NDArray[Any]]]
 
@@ -121,13 +123,18 @@ def _activation(source: Any, name: str) -> str | None:
 
 def _of_arrays(source: Sequence[Any], options: Mapping[str, Any]) -> tuple[str, dict[str, Any], _Directions]:
     """The same of the arrays alone; of two directions the forward one's come first."""
-    arrays = [np.asarray(array) for array in source]
+    try:
+        arrays = [np.asarray(array) for array in source]
+    except ValueError:  # ragged lists
+        raise ValueError("a source must hold arrays, got nested lists of different lengths") from None
     if len(arrays) not in (2, 3, 4, 6):
         raise ValueError(f"a layer of Keras has 2 or 3 arrays, Bidirectional 4 or 6, got {len(arrays)}")
     each = [arrays] if len(arrays) < 4 else [arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]]
     kernel, recurrent = each[0][:2]
-    H = len(recurrent)
-    kind = _BY_NUMBER_OF_GATES.get(recurrent.shape[1] // H) if recurrent.ndim == 2 and H else None
+    if kernel.ndim != 2:
+        raise ValueError(f"a kernel must have shape (I, G*H), got {kernel.shape}")
+    H = len(recurrent) if recurrent.ndim == 2 else 0
+    kind = _BY_NUMBER_OF_GATES.get(recurrent.shape[1] // H) if H else None
     if kind is None:
         raise ValueError(f"a recurrent kernel (H, G*H) must have 1, 3 or 4 gates, got shape {recurrent.shape}")
     told = {name: options[name] for name in ("nonlinearity",) if kind == "RNN" and name in options}
@@ -138,7 +145,8 @@ def _of_arrays(source: Sequence[Any], options: Mapping[str, Any]) -> tuple[str, 
     biases = {(rows,), (2 * rows,)} | ({(2, rows)} if kind == "GRU" else set())
     for found in each:
         if [array.shape for array in found[:2]] != shapes or (len(found) == 3 and found[2].shape not in biases):
-            raise ValueError(f"{kind}: arrays of shapes {[array.shape for array in found]} do not fit together")
+            shapes_found = ", ".join(f"{name} {a.shape}" for name, a in zip(_KERAS_NAMES, found, strict=False))
+            raise ValueError(f"the arrays of {kind} do not fit together: {shapes_found}")
     return kind, told, [_converted(kind, *found) for found in each]
 
 

@@ -1,0 +1,144 @@
+"""Which tests of the ordinary suite a mutant meets, in which order: those first that are most likely to find it.
+
+A suite is a list of patterns; tests run in the order of the first pattern that their names have.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tests.mutation.mutant import Mutant
+
+__all__ = ["CPU_FILES", "CUDA_FILES", "suite"]
+
+# Where arithmetic and addresses are, and what share of the mutants is made there.
+CPU_FILES = {
+    "kernels/cpu/cell_math.py": 0.22,
+    "kernels/cpu/forward.py": 0.16,
+    "kernels/cpu/backward.py": 0.18,
+    "kernels/cpu/gradients.py": 0.10,
+    "kernels/cpu/column_sums.py": 0.05,
+    "kernels/cpu/states.py": 0.05,
+    "kernels/cpu/layout.py": 0.08,
+    "kernels/cpu/packing.py": 0.06,
+    "kernels/cpu/packed.py": 0.02,
+    "kernels/cpu/tiles.py": 0.04,
+    "kernels/cpu/simd.py": 0.04,
+}
+CUDA_FILES = {
+    "kernels/cuda/cell_math.cuh": 0.25,
+    "kernels/cuda/units.cuh": 0.2,
+    "kernels/cuda/rows.cuh": 0.1,
+    "kernels/cuda/persistent.cuh": 0.15,
+    "kernels/cuda/exchange.cuh": 0.05,
+    "kernels/cuda/cluster.cuh": 0.06,
+    "kernels/cuda/split.cuh": 0.06,
+    "kernels/cuda/stepwise.cuh": 0.05,
+    "kernels/cuda/sums.cuh": 0.02,
+    "kernels/cuda/tensor_cores.cuh": 0.06,
+    "kernels/cuda/dropout.cuh": 0.02,
+}
+
+_CELL_OF_CLASS = {
+    "_TanhRNN": ["rnn_tanh"],
+    "_SigmoidRNN": ["rnn_sigmoid"],
+    "_ReluRNN": ["rnn_relu"],
+    "_LSTM": ["lstm"],
+    "_PeepholeLSTM": ["lstm_peephole"],
+    "_CoupledLSTM": ["lstm_coupled"],
+    "_PeepholeCoupledLSTM": ["lstm_peephole_coupled"],
+    "_GRU": ["gru_reset_before"],
+    "_ResetAfterGRU": ["gru_reset_after"],
+    # CUDA
+    "Rnn": ["rnn_tanh"],
+    "Tanh": ["rnn_tanh"],
+    "Sigmoid": ["rnn_sigmoid"],
+    "Relu": ["rnn_relu"],
+    "Lstm": ["lstm_peephole", "lstm", "lstm_coupled", "lstm_peephole_coupled"],
+    "ResetBefore": ["gru_reset_before"],
+    "ResetAfter": ["gru_reset_after"],
+}
+# Between them they have every kind of panel, phase and state.
+_CELLS = ["rnn_tanh", "gru_reset_before", "lstm_peephole", "gru_reset_after", "lstm"]
+_TWO_PHASES = {"activate_gates", "differentiate_gates", "load_gates", "store_gates", "gate_backward"}
+
+
+def _cells(mutant: Mutant) -> list[str]:
+    name = mutant.function.partition(".")[0]
+    if name in _CELL_OF_CLASS:
+        return _CELL_OF_CLASS[name]
+    if name in _TWO_PHASES:
+        return ["gru_reset_before"]
+    if "peephole" in name:
+        return ["lstm_peephole", "lstm_peephole_coupled"]
+    if name in ("_dsigmoid", "_dtanh"):
+        return ["lstm", "rnn_tanh"]
+    return _CELLS
+
+
+def suite(mutant: Mutant, wide: bool) -> tuple[list[str], list[str]]:
+    """Files of tests, and patterns. Not wide: the few that find nearly all."""
+    if mutant.file.startswith("kernels/cuda"):
+        return _cuda_suite(mutant, wide)
+    cells = _cells(mutant)
+    patterns: list[str] = []
+    if mutant.file.endswith("simd.py"):
+        patterns.append(r"test_functions\.py")
+    for dtype in ("float64", "float32") if wide else ("float64",):
+        for cell in cells if wide else cells[:3]:
+            start = rf"\[{cell}-"
+            patterns += [
+                rf"test_structures{start}.*{dtype}-2layers-bidirectional-ragged-resets\]",
+                rf"test_sizes{start}.*{dtype}",
+                rf"test_larger_than_a_tile{start}{dtype}",
+                rf"test_structures{start}.*{dtype}",
+                rf"test_(any_number_of_threads|a_row_in_any_batch|a_row_in_any_ragged_batch){start}{dtype}",
+                rf"test_step_by_step_is_the_layer{start}{dtype}",
+                rf"test_recompute\.py.*{cell}-{dtype}",
+            ]
+    if not wide:
+        names = ("test_cells", "test_invariance") + ("test_functions",) * mutant.file.endswith("simd.py")
+        return [f"tests/{name}.py" for name in names], patterns
+    for cell in cells:
+        patterns += [rf"test_(cells|contract_inputs|contract_shapes|contract_tape|stream|recompute)\.py.*\W{cell}\W"]
+    patterns += [r"test_(guards|bfloat16_weights|single_steps|memory|shapes_at_random)\.py"]
+    return [f"tests/{name}.py" for name in _CPU_TESTS], patterns
+
+
+_CPU_TESTS = (
+    "test_cells", "test_invariance", "test_stream", "test_recompute", "test_contract_inputs", "test_contract_shapes",
+    "test_contract_tape", "test_functions", "test_guards", "test_bfloat16_weights", "test_single_steps", "test_memory",
+    "test_shapes_at_random", "test_numerics",
+)  # fmt: skip
+
+
+def _cuda_suite(mutant: Mutant, wide: bool) -> tuple[list[str], list[str]]:
+    file = re.sub(r".*/|\.cuh", "", mutant.file)
+    cells = [c for c in _cells(mutant) if c != "lstm"] + ["lstm"] * ("lstm" in _cells(mutant))
+    own = {
+        "persistent": ["any_schedule.*{}-float32-exact-persistent", "any_schedule_of_products_that_are_split.*{}-"],
+        "exchange": ["any_schedule.*{}-float32-exact-persistent"],
+        "cluster": ["any_schedule.*{}-float32-exact-cluster", "any_schedule.*{}-bfloat16-exact-cluster"],
+        "split": ["test_split_products.*{}-", "any_schedule_of_products_that_are_split.*{}-"],
+        "tensor_cores": ["any_schedule.*{}-float32-tf32-persistent", "any_schedule.*{}-bfloat16-exact"],
+        "dropout": ["TestDropout.*stepwise.*{}"],
+    }.get(file, [])
+    cells = cells if wide else cells[:3]
+    patterns = [pattern.format(cell) for pattern in own for cell in cells]
+    for policy in ("persistent", "stepwise") if file == "persistent" else ("stepwise", "persistent"):
+        for cell in cells:
+            start = rf"\[{policy}-{cell}-"
+            patterns += [
+                rf"TestCells::test_structures{start}.*2layers-bidirectional",
+                rf"TestCells::test_structures{start}",
+                rf"TestCells::test_sizes{start}",
+                rf"TestCells::test_(larger|inference|no_state|uninit).*{start}",
+            ]
+    if not wide:
+        names = ("contract",) if not own else ("contract", "schedules", "clusters")
+        return [f"tests/cuda/test_{name}.py" for name in names], patterns
+    patterns += [rf"(TestStream|TestRecompute|TestContractInputs).*stepwise-{cells[0]}"]
+    patterns += [rf"test_(schedules|clusters|directions)\.py.*{cell}" for cell in cells]
+    patterns += [r"test_low_precision.py.*tf32-.*17"] * (file == "tensor_cores") + [r"TestDropout.*stepwise"]
+    names = ("contract", "schedules", "clusters", "directions") + ("low_precision",) * (file == "tensor_cores")
+    return [f"tests/cuda/test_{name}.py" for name in names], patterns
