@@ -23,8 +23,8 @@ ACCEPTED = {
     ("load_params", "floats"): {"other_byte_order", "other_float", "pretender", "no_array"},
     ("weights_from_torch", "floats"): {"other_byte_order", "other_float", "pretender", "no_array", "integers", "text"},
     ("weights_from_keras", "floats"): {
-        "other_byte_order", "other_float", "pretender", "no_array", "as_list", "integers", "booleans", "objects", "text",
-        "masked",
+        "other_byte_order", "other_float", "pretender", "no_array", "as_list", "integers", "booleans", "objects",
+        "text", "masked",
     },
     # Targets of components are floats, integers or booleans
     ("sigmoid_cross_entropy", "floats"): {"integers", "booleans"},
