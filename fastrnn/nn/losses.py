@@ -65,9 +65,7 @@ def softmax_cross_entropy(
         Targets of this value do not count; it may lie outside 0..V-1.
     label_smoothing : float, 0 <= ε < 1
     """
-    logits, place = floats("logits", logits)
-    if logits.ndim < 1 or not logits.shape[-1]:
-        raise ValueError(f"logits must have shape (…, V), got {logits.shape}")
+    logits, place = _scores("logits", logits)
     ε = checks.fraction("label_smoothing", label_smoothing)
     *shape, V = logits.shape
     with place.current():
@@ -75,6 +73,14 @@ def softmax_cross_entropy(
         t = _index_targets(targets, entries, V, ignore_index)
         losses, d = _softmax_rows(entries.pick(logits), entries.pick(t), ε, place, checks.flag("gradient", gradient))
         return entries.reduce(losses, d, reduction, 1)
+
+
+def _scores(name: str, value: Any) -> tuple[NDArray[Any], Place]:
+    """A float array (…, V), V at least 1, and where it lies."""
+    found, place = floats(name, value)
+    if found.ndim < 1 or not found.shape[-1]:
+        raise ValueError(f"{name} must have shape (…, V), got {found.shape}")
+    return found, place
 
 
 def _index_targets(targets: Any, entries: Entries, V: int, ignore_index: int | None) -> NDArray[Any]:
@@ -191,7 +197,7 @@ def sigmoid(z: Any) -> NDArray[Any]:
 
 def softmax(o: Any) -> NDArray[Any]:
     """exp(o) / Σ exp(o) over the last axis, of either place's arrays, without overflow."""
-    found, place = floats("o", o)
+    found, place = _scores("o", o)
     with place.current(), np.errstate(invalid="ignore"):
         p: NDArray[Any] = place.arrays.exp(found - found.max(axis=-1, keepdims=True))
         p /= p.sum(axis=-1, keepdims=True)
@@ -200,7 +206,7 @@ def softmax(o: Any) -> NDArray[Any]:
 
 def log_softmax(o: Any) -> NDArray[Any]:
     """o - log Σ exp(o) over the last axis, of either place's arrays, without overflow."""
-    found, place = floats("o", o)
+    found, place = _scores("o", o)
     with place.current(), np.errstate(invalid="ignore"):
         shifted: NDArray[Any] = found - found.max(axis=-1, keepdims=True)
         shifted -= place.arrays.log(place.arrays.exp(shifted).sum(axis=-1, keepdims=True))

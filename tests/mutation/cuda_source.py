@@ -60,7 +60,10 @@ def mutants_of_cuda(root: Path, file: str) -> list[Mutant]:
             number = text.count("\n", 0, match.start()) + 1
             if after != match.group():
                 place = _function_at(code, match.start())
-                found.append(Mutant(file, place, number, *match.span(), match.group(), after, kind, line.strip()))
+                column = match.start() - text.rfind("\n", 0, match.start() + 1)
+                found.append(
+                    Mutant(file, place, number, *match.span(), match.group(), after, kind, line.strip(), column)
+                )
     return found
 
 

@@ -9,28 +9,49 @@ from tests.mutation.mutant import Mutant
 __all__ = ["why_equivalent"]
 
 # (file, function, the mutant's kind, text and line as a pattern, why)
+# fmt: off
 _EQUIVALENT = [
     (
-        "forward.py",
-        "advance",
-        r"other end: .* in .*following|following|x_line|h_line|next_x|next_h",
-        "which panel is fetched ahead, which decides about the time alone",
+        "forward.py", "advance", r"other end: .* in .*following|following|x_line|h_line|next_x|next_h",
+        "which panel is fetched ahead decides about the time alone",
+    ),
+    ("backward.py", "input_columns", r"range .* in for e in range\(m\)", "the loop fetches ahead, and nothing else"),
+    (
+        "backward.py", "input_gradient", r"constant: 0 -> 1 in table = table_row",
+        "the table lies an entry further on, where nothing else lies at that time",
+    ),
+    ("", "", r"removed: reconsider\(", "who computes a step when a core is taken away decides about the time alone"),
+    (
+        "column_sums.py", "blocks_of", "other (comparison|connective)",
+        "in how many blocks a sum is taken decides about the time alone: its order is the same",
     ),
     (
-        "cell_math.cuh",
-        "Lstm.backward",
-        r"term dropped: \+= -> = in dp\[",
-        "dp comes as zeros",
+        "forward.py", "advance_zones", r"comparison: > -> >= in if units\(full\) > 1",
+        "where panels have one vector the full zone is all, and the tail is empty",
     ),
+    ("forward.py", "forward_share", "constant: 63 -> 64", "the scratch may begin a line later: it has room for that"),
+    ("", "", r"constant: 1 -> 2 in .*panel\(cell", "panel() takes the last phase for any beyond, 2 for true"),
+    (
+        "layout.py", "unit_share", r"comparison: < -> <= in if (first|last) < full",
+        "a boundary at the end of the full zone is rounded to where it is",
+    ),
+    ("packed.py", "PackedLayout.move", r"comparison: > -> >= in threads", "with how many threads a layer is packed"),
+    ("tiles.py", "_outer", r"other end: min -> max in limit", "tiles are compiled that nobody asks for"),
+    ("cell_math.cuh", "Lstm.backward", r"term dropped: \+= -> = in .*dp\[", "dp comes as zeros"),
 ]
+# fmt: on
 
 
 def why_equivalent(mutant: Mutant) -> str | None:
     """The reason, or None for a mutant that tests must find."""
     if mutant.kind == "arguments exchanged" and re.search(r"\bread\(|\b(Layer|Record|Batch), a\b", mutant.before):
         return "a type in place of a number: it does not compile"
+    if mutant.kind == "arguments exchanged":
+        sums = rf"\b(builder|b)\.(add|mul|and_|or_|fadd|fmul)\({re.escape(mutant.before)}\)"
+        if re.search(sums, mutant.source):
+            return "the order of two numbers that are added or multiplied"
     for file, function, pattern, why in _EQUIVALENT:
-        if mutant.file.endswith(file) and mutant.function == function:
+        if mutant.file.endswith(file) and function in ("", mutant.function):
             if re.search(pattern, f"{mutant.kind}: {mutant.before} -> {mutant.after} in {mutant.source}"):
                 return why
     return None

@@ -20,11 +20,12 @@ class Mutant(NamedTuple):
     after: str
     kind: str  # of change
     source: str  # the line
+    column: int  # in it
 
     @property
     def key(self) -> str:
-        """Names the mutant among all of this version of the sources."""
-        return f"{self.file}:{self.line}:{self.start}-{self.end}:{self.after}"
+        """Names the mutant, also where other lines of the file have changed."""
+        return f"{self.file} {self.function} {self.kind}: {self.column} {self.before} -> {self.after} in {self.source}"
 
     def __str__(self) -> str:
         def short(text: str) -> str:

@@ -72,7 +72,18 @@ class _Source:
                 before = self.text[start:end]
                 if before != after:
                     line = self._characters[node.lineno - 1].strip()
-                    yield Mutant(self.file, name, node.lineno, start, end, before, after, kind, line)
+                    yield Mutant(
+                        self.file,
+                        name,
+                        node.lineno,
+                        start,
+                        end,
+                        before,
+                        after,
+                        kind,
+                        line,
+                        start - self.lines[node.lineno - 1],
+                    )
 
     def _within(self, node: ast.AST) -> Iterator[tuple[ast.AST, str, int, int, str]]:
         if _no_matter(node):

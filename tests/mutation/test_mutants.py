@@ -14,7 +14,9 @@ from tests.mutation.reach import kernels_reached
 from tests.mutation.suites import CPU_FILES, CUDA_FILES, suite
 from tests.mutation.trial import MARK
 from tests.mutation.trials import _outcome, all_mutants, drawn
-from tests.processes import ROOT
+from tests.processes import ROOT, needs_tree
+
+pytestmark = needs_tree
 
 PYTHON = '''
 def cell(self, slots, h):
