@@ -269,7 +269,8 @@ def packed_cell(s):
 @_target("index=option reverse=option")
 def cell_from_layer(s):
     def run(index, reverse):
-        return cells.from_layer(_layer(s), index, reverse=reverse)(numbers(I if index == 0 else H, dtype=s.dtype))
+        step = cells.from_layer(_layer(s), index, reverse=reverse)
+        return step(numbers(step.input_size, dtype=s.dtype))
 
     return {"index": 0, "reverse": False}, run
 
