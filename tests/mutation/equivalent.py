@@ -37,6 +37,8 @@ _EQUIVALENT = [
     ),
     ("packed.py", "PackedLayout.move", r"comparison: > -> >= in threads", "with how many threads a layer is packed"),
     ("tiles.py", "_outer", r"other end: min -> max in limit", "tiles are compiled that nobody asks for"),
+    ("", "", r"constant: 0 -> 1 in .*threadIdx\.x == 0\) (mbarrier_expect|store_release)", "one thread, whichever"),
+    ("cluster.cuh", "", r"constant: 0 -> 1 in if \(units\(\) <= 0", "a block has no unit, or a vector of them"),
     ("cell_math.cuh", "Lstm.backward", r"term dropped: \+= -> = in .*dp\[", "dp comes as zeros"),
 ]
 # fmt: on
