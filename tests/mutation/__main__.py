@@ -5,8 +5,9 @@
     python -m tests.mutation report cpu.jsonl cuda.jsonl
 
 A run that was stopped goes on where it stood: what the results file has is not repeated. Outcomes: "killed" (by the
-test named), "crashed", "hung" (both found, too), "no code" (the change does not compile: counts for nothing) and
-"survived", to be explained or to be met by a new test. Compiled kernels of the sources as they are, from
+test named), "crashed", "hung" (both found, too), "no code" (the change does not compile: counts for nothing),
+"undecided" (it waits for ever, or the machine was too busy: tried again) and "survived", to be explained or to be met
+by a new test. Compiled kernels of the sources as they are, from
 FASTRNN_CACHE_DIR, serve what a mutant does not reach. ``--survivors`` runs these once more, all compiled anew.
 """
 
@@ -55,7 +56,7 @@ def run(mutants: list[Mutant], options: argparse.Namespace) -> None:
     if options.survivors:
         mutants = [m for m in mutants if done.get(m.key, {}).get("outcome") == "survived"]
     else:
-        mutants = [m for m in mutants if m.key not in done]
+        mutants = [m for m in mutants if done.get(m.key, {}).get("outcome", "undecided") == "undecided"]
     cache = importlib.import_module("fastrnn.kernels.cpu.jit").cache_folder()
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder), cache, shlex.split(options.through), options.limit)
@@ -77,13 +78,13 @@ def _results(paths: list[Path]) -> dict[str, dict[str, str]]:
 def report(paths: list[Path]) -> None:
     """Counts by file and outcome, and the survivors."""
     found = _results(paths).values()
-    outcomes = ("killed", "crashed", "hung", "survived", "no code", "error")
+    outcomes = ("killed", "crashed", "hung", "survived", "undecided", "no code", "error")
     print(f"{'file':32}" + "".join(f"{outcome:>10}" for outcome in outcomes))
     for file in [*sorted({f["file"] for f in found}), ""]:
         counts = Counter(f["outcome"] for f in found if f["file"] == file or not file)
         print(f"{file or 'all':32}" + "".join(f"{counts[outcome]:10}" for outcome in outcomes))
     for f in found:
-        if f["outcome"] in ("survived", "error"):
+        if f["outcome"] in ("survived", "undecided", "error"):
             print(f"{f['outcome']}: {f['what']} {f['by']}")
 
 

@@ -117,7 +117,7 @@ def test_which_kernels_a_change_reaches():
         (0, '{"status": 1, "failed": "test_x", "why": "compile", "ran": 3}', "no code"),
         (0, '{"status": 5, "failed": "", "why": "", "ran": 0}', "error"),
         (-11, "", "crashed"),
-        (-14, "", "hung"),
+        (-14, "", "undecided"),
         (-24, "", "hung"),
     ],
 )

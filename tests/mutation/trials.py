@@ -121,9 +121,10 @@ class Copy:
 
 def _outcome(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     last = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    for name in ("SIGXCPU", "SIGKILL", "SIGALRM"):
+    ends = {"SIGXCPU": "hung", "SIGKILL": "hung", "SIGALRM": "undecided"}  # it waits for ever, or the machine is busy
+    for name, outcome in ends.items():
         if done.returncode in (-signal.Signals[name], 128 + signal.Signals[name]):
-            return {"outcome": "hung", "by": "waiting" if name == "SIGALRM" else "computing"}
+            return {"outcome": outcome, "by": "the time limit"}
     if done.returncode or not last:
         return {"outcome": "crashed", "by": f"exit status {done.returncode}"}
     result = json.loads(last[-1].removeprefix(MARK))
