@@ -212,7 +212,6 @@ def test_input_and_out_may_overlap(num_layers):
     for _ in range(3):
         wanted, y = expected(wanted.copy()).copy(), stream(y)
         np.testing.assert_array_equal(y, wanted)
-    assert y is stream(y)
 
 
 def test_a_reset_touches_its_rows_alone():
