@@ -49,13 +49,13 @@ class SwappedGates(NumpyReference):
 
 
 class Slowed(NumpyReference):
-    """A kernel that became slower by about a millisecond."""
+    """A kernel that became slower by about five milliseconds, more than a busy machine hides."""
 
     def program(self, case, variant):
         program = super().program(case, variant)
 
         def run():
-            time.sleep(1e-3)
+            time.sleep(5e-3)
             return program.run()
 
         return Program(run, program.outputs, how="slowed")

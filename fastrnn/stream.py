@@ -76,8 +76,8 @@ class Stream:
         if not (x.flags.c_contiguous and self._kind.place.kernel_ready(x)) or x is self._y or x.base is self._y:
             x = x.copy()
         for step, h in self._chain:
-            if not step(x, h):
-                step(x.copy(), h)
+            if not step(x, h) and not step(x.copy(), h):
+                raise RuntimeError("a stream's kernel refuses an array that was checked: please report this")
             x = h
         if out is None:
             return y
@@ -93,7 +93,8 @@ class Stream:
         if not step(x, h):
             return None
         for step, y in chain[1:]:
-            step(h, y)
+            if not step(h, y):
+                raise RuntimeError("a stream's kernel refuses what it gave: please report this")
             h = y
         return h
 

@@ -20,6 +20,7 @@ from numba.core import event
 from fastrnn import GRU, LSTM, RNN, set_num_threads
 from fastrnn.cell_table import CELLS, cell_for
 from fastrnn.cells import from_layer
+from fastrnn.kernels.cpu import apply_mask, multiply
 from fastrnn.recurrent import RecurrentLayer
 
 __all__ = ["Calls", "serve"]
@@ -49,8 +50,11 @@ class Calls:
         self.x = np.zeros((_T, _B, _SIZE), dtype)
 
     def packing(self) -> None:
-        """What all cells of the dtype share: packing, and the workers."""
+        """What all cells of the dtype share: packing, workers, dropout's masks, and the products of ``fastrnn.nn``."""
         self.layer.packed_weights(backward=True)
+        square = np.zeros((_SIZE, _SIZE), self.x.dtype)
+        apply_mask(square, 0.5, 0, 0)
+        multiply(square, square, np.empty_like(square))
 
     def forward(self) -> None:
         """Inference, a stream's step, a single step, and the forward pass of training."""

@@ -198,7 +198,7 @@ A = np.zeros
         (lambda: cells.GRUCell(A((8, 2)), A((9, 3))), ValueError, r"w_ih must have shape \(G\*H, I\) = \(9, I\)"),
         (lambda: cells.GRUCell(A((9, 2)), A((9, 3)), A(8)), ValueError, "b_ih must have shape"),
         (lambda: cells.GRUCell(A((9, 2)), A((9, 3), "f4")), TypeError, "w_ih must have the layer's dtype float32"),
-        (lambda: cells.GRUCell(A((9, 2)), A((9, 3), int)), ValueError, "dtype must be one of"),
+        (lambda: cells.GRUCell(A((9, 2)), A((9, 3), int)), ValueError, "the dtype of w_hh must be one of"),
         (lambda: cells.GRUCell(A((9, 2)), [[0.0]]), TypeError, "w_hh must be a NumPy array"),
         (lambda: cells.GRUCell(A((9, 2)), A((9, 3)), reset_after=1), TypeError, "reset_after"),
         (lambda: cells.LSTMCell(A((12, 2)), A((12, 3)), peephole=A(6)), ValueError, "peephole must have shape"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -223,3 +226,21 @@ def test_a_reset_touches_its_rows_alone():
     stream.reset([2, 1])
     for part, expected in zip(stream.state, (h, c), strict=True):
         np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_an_array_whose_dtype_is_a_copy(num_layers):
+    """As pickled arrays and copied layers have it: equal to numpy.float32, but another object."""
+    layer = fastrnn.LSTM(3, 5, num_layers, seed=0)
+    x = np.ones((2, 3), np.float32)
+    pickled = pickle.loads(pickle.dumps(x))
+    assert pickled.dtype is not x.dtype
+    want = layer.stream(2)(x)
+    assert want.any()
+    copied = copy.deepcopy(layer)
+    assert copied.dtype is not layer.dtype
+    for stream, step in ((layer.stream(2), pickled), (copied.stream(2), x), (copied.stream(2), pickled)):
+        out = pickle.loads(pickle.dumps(np.zeros((2, 5), np.float32)))
+        np.testing.assert_array_equal(stream(step), want)
+        stream.reset()
+        np.testing.assert_array_equal(stream(step, out=out), want)

@@ -33,14 +33,24 @@ _X, _H_IN, _C_IN, _H_OUT, _C_OUT = (_BYTES * field(name) for name in ("x", "h_in
 _HEAD = object.__basicsize__
 _TYPE, _AXES, _LENGTHS, _DTYPE, _FLAGS = _HEAD - 8, _HEAD + 8, _HEAD + 16, _HEAD + 40, _HEAD + 48
 _INT = 0xFFFFFFFF  # C's int, in the lower half of a word
+# The word of a dtype with its kind, order of bytes, flags (masked out) and type. Its address will not do: that of an
+# array which has been pickled has another.
+_KIND, _KIND_BITS = _HEAD + 8, ~(0xFF << 24)
 READABLE = 0x101  # C-contiguous and aligned
 WRITEABLE = 0x400
 
 
 @inlined
+def _same_dtype(a, b):
+    return a == b or read_int(a + _KIND) & _KIND_BITS == read_int(b + _KIND) & _KIND_BITS
+
+
+@inlined
 def fits(array, like, axes, B, width, flags):
     """Whether an array, given as ``id(array)``, has the type and dtype of ``like`` and is (B, width), or (width,)."""
-    if read_int(array + _TYPE) != read_int(like + _TYPE) or read_int(array + _DTYPE) != read_int(like + _DTYPE):
+    if read_int(array + _TYPE) != read_int(like + _TYPE):
+        return False
+    if not _same_dtype(read_int(array + _DTYPE), read_int(like + _DTYPE)):
         return False
     if read_int(array + _AXES) & _INT != axes or read_int(array + _FLAGS) & flags != flags:
         return False
