@@ -7,8 +7,7 @@ thread can make any part of a mask. Drawing by NumPy and multiplying took 8 % of
 from __future__ import annotations
 
 import math
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -19,7 +18,7 @@ from .jit import helper, kernel
 from .layout import share
 from .memory import address_of, aligned, read
 from .simd import Vector, lanes, llvm_vector, load, load_part, pointer, splat, store, store_part
-from .tags import DTYPES, ElementType, Tag, element_bytes
+from .tags import element_bytes, for_elements
 from .threads import get_num_threads, job, leave_gil, mailboxes, run_job, take_gil
 
 __all__ = ["apply_mask"]
@@ -126,12 +125,6 @@ def multiply_by_mask(like, a, pool, threads, brief):
     take_gil(thread)
 
 
-@cache
-def _entry(dtype: str) -> tuple[Any, Tag]:
-    tag = Tag(ElementType(DTYPES[dtype]))
-    return multiply_by_mask.entry_point(tag.type, *[types.intp] * 4), tag
-
-
 def apply_mask(array: np.ndarray, p: float, seed: int, boundary: int) -> None:
     """Zero each element with probability p and scale the rest by 1 / (1 - p), in place.
 
@@ -148,5 +141,5 @@ def apply_mask(array: np.ndarray, p: float, seed: int, boundary: int) -> None:
     keys = [int(word) - (1 << 64) * (int(word) >> 63) for word in key]
     fields = memory[start + 64 :][: 8 * len(Mask._fields)].view(np.int64)
     fields[:] = address_of(array), array.size, *keys, least, base, base + (head + 63) // 64 * 64
-    entry, tag = _entry(array.dtype.name)
+    entry, tag = for_elements(multiply_by_mask, array.dtype.name, 4)
     entry(tag, base + 64, mailboxes(threads), threads, brief)

@@ -10,8 +10,8 @@ A panel of b, ``_DEPTH`` deep and up to 4 vectors wide, is copied or transposed 
 
 from __future__ import annotations
 
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -25,7 +25,7 @@ from .layout import share
 from .memory import address_of, aligned, read
 from .packing import transpose
 from .simd import VECTOR_BYTES, fill, lanes, llvm_vector, load_part, load_part_at, store, store_part_at
-from .tags import DTYPES, GROUP, ElementType, Tag, element_bytes, tile_rows, vector_bytes
+from .tags import GROUP, element_bytes, for_elements, tile_rows, vector_bytes
 from .threads import get_num_threads, job, leave_gil, mailboxes, run_job, take_gil
 from .tiles import Emitter, by_number, by_row_count
 
@@ -179,12 +179,6 @@ def multiply(like, a, pool, threads, brief):
     take_gil(thread)
 
 
-@cache
-def _entry(dtype: str) -> tuple[Any, Tag]:
-    tag = Tag(ElementType(DTYPES[dtype]))
-    return multiply.entry_point(tag.type, *[types.intp] * 4), tag
-
-
 def suits(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> bool:
     """Whether ``product`` takes these matrices, and is faster than NumPy."""
     if a.dtype.char not in "fd" or not a.dtype == b.dtype == out.dtype:
@@ -215,7 +209,7 @@ def product(a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray | No
     )  # fmt: skip
     start = base - address_of(memory)
     memory[start : start + 8 * _FIELDS].view(np.int64)[:] = values
-    entry, tag = _entry("float32" if itemsize == 4 else "float64")
+    entry, tag = for_elements(multiply, "float32" if itemsize == 4 else "float64", 4)
     entry(tag, base, mailboxes(threads), threads, brief)
     if guards.ENABLED:
         guards.check("a product")

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -39,6 +41,7 @@ __all__ = [
     "compile_time",
     "compiled_where",
     "element_bytes",
+    "for_elements",
     "h_lines",
     "h_rows",
     "h_slots",
@@ -175,6 +178,13 @@ class Tag:
 
     def __init__(self, kind: types.Type) -> None:
         self.type = kind
+
+
+@cache
+def for_elements(kernel: Any, dtype: str, integers: int) -> tuple[Any, Tag]:
+    """The entry point of a kernel that takes a dtype's tag and so many integers, and the tag."""
+    tag = Tag(ElementType(DTYPES[dtype]))
+    return kernel.entry_point(tag.type, *[types.intp] * integers), tag
 
 
 @typeof_impl.register(Tag)
