@@ -26,9 +26,10 @@ _EQUIVALENT = [
         "in how many blocks a sum is taken decides about the time alone: its order is the same",
     ),
     (
-        "forward.py", "advance_zones", r"comparison: > -> >= in if units\(full\) > 1",
+        "", "", r"comparison: > -> >= in if units\(full\) > 1",
         "where panels have one vector the full zone is all, and the tail is empty",
     ),
+    ("packing.py", "_transposed", "range too short: count -> count - 1", "the last row is never the upper of a pair"),
     ("forward.py", "forward_share", "constant: 63 -> 64", "the scratch may begin a line later: it has room for that"),
     ("", "", r"constant: 1 -> 2 in .*panel\(cell", "panel() takes the last phase for any beyond, 2 for true"),
     (
