@@ -126,13 +126,14 @@ def test_backward_runs_on_the_calling_thread(monkeypatch):
 
 @needs_team
 def test_several_python_threads():
-    expected, wrong = step(module()), []
+    # Made in turn: PyTorch's generator of initial values is one for all threads.
+    models, wrong = [module() for _ in range(4)], []
+    expected = step(models[0])
 
-    def work():
-        model = module()
+    def work(model):
         wrong.extend(1 for _ in range(20) if not same(step(model), expected))
 
-    workers = [threading.Thread(target=work) for _ in range(4)]
+    workers = [threading.Thread(target=work, args=(model,)) for model in models]
     for worker in workers:
         worker.start()
     for worker in workers:
