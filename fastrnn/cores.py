@@ -28,8 +28,8 @@ def default_threads() -> int:
     not count: there is no OpenMP here, and it is often 1 for the sake of another library.
     """
     told = os.environ.get("NUMBA_NUM_THREADS", "")
-    most = int(told) if told.isdecimal() else 0
-    return min(most or usable_cores(), usable_cores())
+    most, usable = int(told) if told.isdecimal() else 0, usable_cores()
+    return min(most or usable, usable)
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:

@@ -14,12 +14,14 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastrnn.dropout import generator
+
 from .jit import helper, kernel
 from .layout import share
 from .memory import address_of, aligned, read
 from .simd import Vector, lanes, llvm_vector, load, load_part, pointer, splat, store, store_part
 from .tags import element_bytes, for_elements
-from .threads import get_num_threads, job, leave_gil, mailboxes, run_job, take_gil
+from .threads import get_num_threads, job, mailboxes, run_whole
 
 __all__ = ["apply_mask"]
 
@@ -120,9 +122,7 @@ _job = job(_mask_share)
 @kernel
 def multiply_by_mask(like, a, pool, threads, brief):
     """Apply a mask; ``a``: address of its argument block. brief: too short to give up the GIL."""
-    thread = leave_gil(brief)
-    run_job(_job(like), a, pool, threads, 0)
-    take_gil(thread)
+    run_whole(_job(like), a, pool, threads, brief)
 
 
 def apply_mask(array: np.ndarray, p: float, seed: int, boundary: int) -> None:
@@ -130,7 +130,7 @@ def apply_mask(array: np.ndarray, p: float, seed: int, boundary: int) -> None:
 
     array is C-contiguous, float32 or float64. The mask is that of ``fastrnn.dropout.apply_mask``.
     """
-    key = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(boundary,))).state["state"]["key"]
+    key = generator(seed, boundary).state["state"]["key"]
     brief = array.size < _SMALLEST_SHARED
     threads = 1 if brief else get_num_threads()
     head = 64 + 8 * len(Mask._fields)

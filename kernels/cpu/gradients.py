@@ -39,7 +39,7 @@ from .tags import (
     x_rows,
     x_width,
 )
-from .threads import job, leave_gil, run_job, stopped, take_gil
+from .threads import job, run_whole, stopped
 from .tiles import outer_all, outer_h, outer_x
 
 __all__ = ["CHUNK_SCRATCH", "gradients"]
@@ -171,6 +171,4 @@ gradients_job = job(gradients_share)
 @kernel
 def gradients(cell, a, pool, threads):
     """Gradients of one layer's packed parameters; ``a``: address of its argument block, dz in its slabs."""
-    thread = leave_gil(read(Layer, a).brief)
-    run_job(gradients_job(cell), a, pool, threads, 0)
-    take_gil(thread)
+    run_whole(gradients_job(cell), a, pool, threads, read(Layer, a).brief)

@@ -45,7 +45,7 @@ from .simd import (
     suffix,
 )
 from .tags import GROUP, element_bytes, is_bf16, vector_bytes, weight_bytes
-from .threads import job, leave_gil, run_job, take_gil
+from .threads import job, run_whole
 
 __all__ = ["BATCH_BYTES", "SOURCES", "Batch", "Kind", "Record", "fed_gates", "move", "transpose"]
 
@@ -303,9 +303,7 @@ def move(like, batch, records, count, base, add, w_ih, w_hh, b_ih, b_hh, peephol
     arrays = batch + BATCH_BYTES
     for i, value in enumerate((records, count, base, add, arrays, w_ih, w_hh, b_ih, b_hh, peephole)):
         write_int(batch + i * 8, value)
-    thread = leave_gil(brief)
-    run_job(_move_job(like), batch, pool, threads, 0)
-    take_gil(thread)
+    run_whole(_move_job(like), batch, pool, threads, brief)
 
 
 def fed_gates(cell: Cell, names: tuple[str | None, ...], all_slots: bool = False) -> np.ndarray:

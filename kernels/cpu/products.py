@@ -26,7 +26,7 @@ from .memory import address_of, aligned, read
 from .packing import transpose
 from .simd import VECTOR_BYTES, fill, lanes, llvm_vector, load_part, load_part_at, store, store_part_at
 from .tags import GROUP, element_bytes, for_elements, tile_rows, vector_bytes
-from .threads import get_num_threads, job, leave_gil, mailboxes, run_job, take_gil
+from .threads import get_num_threads, job, mailboxes, run_whole
 from .tiles import Emitter, by_number, by_row_count
 
 __all__ = ["product", "suits"]
@@ -174,9 +174,7 @@ _job = job(_product_share)
 @kernel
 def multiply(like, a, pool, threads, brief):
     """A product; ``a``: address of its argument block. brief: too short to give up the GIL."""
-    thread = leave_gil(brief)
-    run_job(_job(like), a, pool, threads, 0)
-    take_gil(thread)
+    run_whole(_job(like), a, pool, threads, brief)
 
 
 def suits(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> bool:

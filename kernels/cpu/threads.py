@@ -40,7 +40,7 @@ from .teams import call_job, lent, on_team
 
 __all__ = [
     "BARRIER_BYTES", "STOP", "alone", "arrive", "get_num_threads", "job", "leave_gil", "mailboxes", "meet",
-    "reconsider", "reset", "run_job", "set_num_threads", "stopped", "take_gil", "wait",
+    "reconsider", "reset", "run_job", "run_whole", "set_num_threads", "stopped", "take_gil", "wait",
 ]  # fmt: skip
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
@@ -391,6 +391,14 @@ def run_job(job, argument, pool, n, barrier):
         write_int(pool + _UNTIL, now + pause)
         write_int(pool + _LAST, now + pause)
     _exchange(pool + _LOCK, 0)
+
+
+@inlined
+def run_whole(job, argument, pool, n, brief):
+    """``run_job`` as all that a kernel does: no barrier, and without the GIL unless it is brief."""
+    thread = leave_gil(brief)
+    run_job(job, argument, pool, n, 0)
+    take_gil(thread)
 
 
 @inlined

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+from fastrnn.dropout import generator
 
 from . import compiler, devices, units
 from .layout import mask_arguments
@@ -23,8 +23,7 @@ def apply_mask(array: Any, p: float, seed: int, boundary: int, first: int = 0) -
         return
     dtype = array.dtype.name
     args = mask_arguments(dtype)
-    sequence = np.random.SeedSequence(seed, spawn_key=(boundary,))
-    args["key0"], args["key1"] = np.random.Philox(sequence).state["state"]["key"]
+    args["key0"], args["key1"] = generator(seed, boundary).state["state"]["key"]
     args["elements"], args["count"], args["first"], args["p"] = array.data.ptr, array.size, first, p
     args["scale"] = array.dtype.type(1 / (1 - p))  # rounded as the CPU's is
     threads = -(-(first % _NUMBERS_A_COUNTER + array.size) // _NUMBERS_A_COUNTER)
