@@ -17,6 +17,7 @@ from fastrnn import guards
 from fastrnn.cell_table import CELLS
 from fastrnn.sequences import Schedule
 
+from .barrier import BARRIER_BYTES
 from .column_sums import BLOCK_ROWS
 from .gradients import CHUNK_SCRATCH
 from .interrupts import LONG
@@ -27,7 +28,6 @@ from .packed import Accumulators, Packed, row_bytes, vectors
 from .plan import Plan, brief, plan
 from .simd import VECTOR_BYTES
 from .tags import GROUP
-from .threads import BARRIER_BYTES
 
 __all__ = ["Run", "arrange", "arrange_backward", "field", "prepare"]
 

@@ -8,6 +8,7 @@ for, is taken between a thread's arrival there and the wait.
 
 from __future__ import annotations
 
+from .barrier import alone, arrive, meet, reconsider, reset, stopped, wait
 from .cell_math import backward as cell_backward
 from .cell_math import gate_backward
 from .column_sums import (
@@ -50,8 +51,9 @@ from .layout import (
 from .memory import prefetch, read, read_int, write_int
 from .simd import fill, lanes, load, load_part, store, store_part
 from .states import enter_rows, leave_rows
+from .system import leave_gil, take_gil
 from .tags import GROUP, compiled_where, has_c, slots, two_phases, units, vector_bytes
-from .threads import alone, arrive, job, leave_gil, meet, reconsider, reset, run_job, stopped, take_gil, wait
+from .threads import job, run_job
 
 __all__ = ["backward"]
 

@@ -9,6 +9,7 @@ Threads own hidden units, with one barrier a step and phase, or rows, with none.
 
 from __future__ import annotations
 
+from .barrier import alone, meet, reconsider, reset, stopped
 from .cell_math import forward as cell_forward
 from .cell_math import gate as cell_gate
 from .jit import helper, inlined, kernel
@@ -41,6 +42,7 @@ from .layout import (
 from .memory import prefetch, read, read_int
 from .simd import fill, lanes, load, store, store_part
 from .states import enter_rows, leave_rows
+from .system import leave_gil, take_gil
 from .tags import (
     GROUP,
     MOST_AT_ONCE,
@@ -59,7 +61,7 @@ from .tags import (
     x_lines,
     x_width,
 )
-from .threads import alone, job, leave_gil, meet, reconsider, reset, run_job, stopped, take_gil
+from .threads import job, run_job
 from .tiles import accumulate, accumulate_wide
 
 __all__ = ["forward"]

@@ -7,6 +7,7 @@ taken in chunks, so that a chunk of dz stays in the L2 cache while every column 
 
 from __future__ import annotations
 
+from .barrier import stopped
 from .jit import helper, inlined, kernel
 from .layout import (
     Layer,
@@ -39,7 +40,7 @@ from .tags import (
     x_rows,
     x_width,
 )
-from .threads import job, run_whole, stopped
+from .threads import job, run_whole
 from .tiles import outer_all, outer_h, outer_x
 
 __all__ = ["CHUNK_SCRATCH", "gradients"]

@@ -11,7 +11,7 @@ import ctypes
 import threading
 from collections.abc import Callable
 
-from .threads import STOP
+from .barrier import STOP
 
 __all__ = ["LONG", "run_interruptibly"]
 
