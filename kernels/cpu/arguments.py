@@ -25,7 +25,7 @@ from .jit import inlined, kernel
 from .layout import AHEAD_ROWS, TABLE_BYTES, Layer, Template
 from .memory import address_of, aligned, elements, read_int, stride, write_int
 from .packed import Accumulators, Packed, row_bytes, vectors
-from .plan import Plan, brief, plan
+from .plan import Plan, brief, plan, short
 from .simd import VECTOR_BYTES
 from .tags import GROUP
 
@@ -96,8 +96,8 @@ class Run:
             reserve("carry", B * stride)
         numbers = {
             "T": T, "B": B, "I": I, "H": H, "U": U, "steps": steps, "total": total, "reverse": reverse, "keep": keep,
-            "by_rows": self.plan.by_rows, "ahead": ahead,
-            "brief": brief(self.plan, threads), "state_stride": stride, "scratch_stride": scratch,
+            "by_rows": self.plan.by_rows, "ahead": ahead, "brief": brief(self.plan, threads),
+            "short": short(self.plan), "state_stride": stride, "scratch_stride": scratch,
         }  # fmt: skip
         self.offsets = offsets
         self.template = Template(Layer._fields[0], Layer._fields[-1], numbers, offsets)

@@ -438,7 +438,7 @@ def backward(cell, a, pool, threads):
     enter_rows(cell, a, v.dh, v.h_in, v.h_in_row)
     enter_rows(cell, a, v.carry, v.c_in, v.c_in_row)
     reset(v.barrier, threads)
-    run_job(backward_job(cell), a, pool, threads, v.barrier)
+    run_job(backward_job(cell), a, pool, threads, v.barrier, v.short)
     leave_rows(cell, a, v.dh, v.h_out, v.h_out_row, False)
     if has_c(cell):
         leave_rows(cell, a, v.carry, v.c_out, v.c_out_row, False)

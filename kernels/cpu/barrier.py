@@ -20,7 +20,7 @@ __all__ = [
 STOP, _ALONE, _SLEEPERS, _BEGUN, _WAITED, _WAITS = 8, 16, 64, 72, 80, 88
 BARRIER_BYTES = 128
 _FOR_GOOD = 1 << 48  # arrivals: more than there are steps
-_SPINS = 2_000  # looks before sleeping: about 50 us; waking a sleeper takes 5 to 35 us
+_SPINS = 10_000  # looks before sleeping: about 250 us
 _SPINS_UNNOTED = 200  # 5 us; a longer wait is timed
 
 # Below this wait of thread 0 in a job, in nanoseconds, nothing is concluded: a worker that was parked, or has just been

@@ -363,7 +363,7 @@ def forward(cell, a, pool, threads):
         if has_c(cell):
             enter_rows(cell, a, v.cs + v.first * v.B * v.state_stride, v.c_in, v.c_in_row)
     reset(v.barrier, threads)
-    run_job(forward_job(cell), a, pool, threads, v.barrier)
+    run_job(forward_job(cell), a, pool, threads, v.barrier, v.short)
     if not v.resume:
         leave_rows(cell, a, v.hs, v.h_out, v.h_out_row, True)
         if has_c(cell):

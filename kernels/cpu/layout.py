@@ -48,6 +48,7 @@ class Layer(NamedTuple):
     by_rows: int  # threads own rows (no barriers) instead of hidden units
     ahead: int  # take the input product of many steps at once, before them; the slab is then row-major
     brief: int  # too short a call to give up the GIL
+    short: int  # too short a job to wait for threads that sleep
     state_stride: int
     scratch_stride: int
     # buffers

@@ -10,7 +10,7 @@ from fastrnn.cell_table import Cell
 
 from .simd import VECTOR_BYTES
 
-__all__ = ["Plan", "brief", "plan"]
+__all__ = ["Plan", "brief", "plan", "short"]
 
 # A step with fewer multiply-adds than this runs faster on one thread: about a microsecond of work, against two
 # passes through the barrier.
@@ -24,6 +24,8 @@ _ROWS_A_THREAD = 6
 # Calls of fewer operations than this keep the GIL: about 40 us on one thread, and 200 us on all of them, when another
 # caller would find no core. To give it up and take it again among other callers costs more, a switch of threads each.
 _BRIEF, _BRIEF_ON_ALL = 3e6, 3e7
+# Jobs of fewer operations than this take one thread 100 us or less: as long as threads that sleep take to come.
+_SHORT = 4e6
 
 
 class Plan(NamedTuple):
@@ -87,3 +89,8 @@ def plan(
 def brief(plan: Plan, threads: int) -> bool:
     """Whether a call is too short to give up the GIL; ``threads`` as given to ``plan``."""
     return plan.flops <= (_BRIEF_ON_ALL if plan.threads == threads > 1 else _BRIEF)
+
+
+def short(plan: Plan) -> bool:
+    """Whether one thread has done a call before others have woken."""
+    return plan.flops <= _SHORT

@@ -33,21 +33,37 @@ from fastrnn.cores import default_threads
 from .barrier import arrive, await_all, better_alone, given_up, reset, waited_at
 from .jit import helper, inlined, kernel
 from .memory import address_of, aligned_zeros, read_int, write_int
-from .system import atomic_exchange, atomic_load, clock, leave_gil, pause, sleep, take_gil, wake
+from .system import (
+    atomic_exchange,
+    atomic_load,
+    clock,
+    keep_off_this_core,
+    leave_gil,
+    own_thread,
+    pause,
+    sleep,
+    take_gil,
+    use_core,
+    wake,
+)
 from .teams import call_job, lent, on_team
 
 __all__ = ["get_num_threads", "job", "mailboxes", "run_job", "run_whole", "set_num_threads"]
 
 # Fields of a mailbox, bytes; one cache line a worker. Those before the first are the pool's, some teams.py's.
-_SEQUENCE, _JOB, _ARGUMENT, _COUNT, _PARKED, _PRESENT = 0, 8, 16, 24, 32, 40
+_SEQUENCE, _JOB, _ARGUMENT, _COUNT, _PARKED, _PRESENT, _THREAD, _ROUSED = 0, 8, 16, 24, 32, 40, 48, 56
 _LINE = 64
+_CORE = 2  # "roused" is this and the core that the worker was kept off, or 1; 0 before
 _LOCK, _DONE = 0, 128
 # In the lock's line, ns: until when jobs run on one thread, as the others had no core; for how long that was; and when
 # the last job had to go on alone, or that pause ended.
 _UNTIL, _PAUSE, _LAST = 8, 16, 24
+_SHORT = 56  # when the last job ended that did not wait for sleepers, ns
 _FIRST = 256  # two lines each: neighbouring lines are fetched in pairs, and a barrier has two
 
-_SPINS = 10_000  # looks at the mailbox before sleeping: about 250 us; waking a sleeper takes 5 to 35 us
+_SPINS = 10_000  # looks at the mailbox before sleeping: about 250 us; waking a sleeper takes 5 to 60 us
+# Short jobs that follow each other sooner than this, ns, want the sleepers: it is for the next one that they wake.
+_SOON_AGAIN = 200_000
 
 # How long jobs run on one thread after a second one that had to go on alone soon after the first: doubled each time
 # trying again shows the same (a try costs a slice, about 4 ms).
@@ -92,6 +108,7 @@ def _work(mailbox, pool, w):
     A Ctrl-C while a worker starts may make the next call start it again.
     """
     thread = leave_gil(False)
+    write_int(mailbox + _THREAD, own_thread())
     alone_here = atomic_exchange(mailbox + _PRESENT, 1) == 0
     last = 0
     while alone_here:
@@ -105,6 +122,11 @@ def _work(mailbox, pool, w):
                 if atomic_load(mailbox + _SEQUENCE) == last:
                     sleep(mailbox + _SEQUENCE, last)
                 atomic_exchange(mailbox + _PARKED, 0)
+                roused = atomic_exchange(mailbox + _ROUSED, 0)
+                if roused != 0:
+                    count = 0
+                    if roused >= _CORE:
+                        use_core(roused - _CORE)
         last = atomic_load(mailbox + _SEQUENCE)
         job = read_int(mailbox + _JOB)
         if job == 0:
@@ -114,30 +136,67 @@ def _work(mailbox, pool, w):
     take_gil(thread)
 
 
+@inlined
+def _mailbox(pool, w):
+    return pool + _FIRST + (w - 1) * _LINE
+
+
+@helper
+def _rouse(mailbox):
+    """Wake a worker, if it sleeps; without a job it looks out for one again."""
+    if atomic_load(mailbox + _PARKED) != 0:
+        if atomic_load(mailbox + _ROUSED) == 0:
+            atomic_exchange(mailbox + _ROUSED, keep_off_this_core(read_int(mailbox + _THREAD)) + _CORE)
+        wake(mailbox + _SEQUENCE)
+
+
 @helper
 def _post(mailbox, job, argument, n):
     write_int(mailbox + _JOB, job)
     write_int(mailbox + _ARGUMENT, argument)
     write_int(mailbox + _COUNT, n)
     atomic_exchange(mailbox + _SEQUENCE, atomic_load(mailbox + _SEQUENCE) + 1)
-    if atomic_load(mailbox + _PARKED) != 0:
-        wake(mailbox + _SEQUENCE)
+    _rouse(mailbox)
 
 
 @helper
-def run_job(job, argument, pool, n, barrier):
+def _asleep(pool, n):
+    """Whether a worker sleeps that would be wanted."""
+    for w in range(1, n):
+        if atomic_load(_mailbox(pool, w) + _PARKED) != 0:
+            return True
+    return False
+
+
+@helper
+def _run_without_sleepers(job, argument, pool, n, now):
+    """Run a short job at once, on one thread; where such jobs follow each other, wake the others for the next."""
+    if now - read_int(pool + _SHORT) < _SOON_AGAIN:
+        for w in range(1, n):
+            _rouse(_mailbox(pool, w))
+    call_job(job, argument, 0, 1)
+    write_int(pool + _SHORT, clock())
+
+
+@helper
+def run_job(job, argument, pool, n, barrier, short):
     """Run a job on n threads, or on one: where n is 1, the pool is busy, or the others lately had no core.
 
     The job learns how many there are. ``barrier``: where its threads meet, as ``reset`` left it; 0 without one.
+    short: done by one thread before others would have woken; they are not waited for if they sleep.
     """
     if n <= 1 or pool == 0 or _pausing(pool) or atomic_exchange(pool + _LOCK, 1) != 0:
         call_job(job, argument, 0, 1)
         return
     begun, waited = clock(), 0
     if not on_team(pool, job, argument, n):
+        if short and _asleep(pool, n):
+            _run_without_sleepers(job, argument, pool, n, begun)
+            atomic_exchange(pool + _LOCK, 0)
+            return
         reset(pool + _DONE, 1)
         for w in range(1, n):
-            _post(pool + _FIRST + (w - 1) * _LINE, job, argument, n)
+            _post(_mailbox(pool, w), job, argument, n)
         call_job(job, argument, 0, n)
         waited = await_all(pool + _DONE, n - 1)
     gone_on = False
@@ -157,9 +216,9 @@ def run_job(job, argument, pool, n, barrier):
 
 @inlined
 def run_whole(job, argument, pool, n, brief):
-    """``run_job`` as all that a kernel does: no barrier, and without the GIL unless it is brief."""
+    """``run_job`` as all that a kernel does: no barrier; and unless it is brief, without the GIL, and on all n."""
     thread = leave_gil(brief)
-    run_job(job, argument, pool, n, 0)
+    run_job(job, argument, pool, n, 0, brief)
     take_gil(thread)
 
 
@@ -170,8 +229,8 @@ def _pausing(pool):
 
 
 @kernel
-def _stop(mailbox):
-    _post(mailbox, 0, 0, 0)
+def _stop(pool, w):
+    _post(_mailbox(pool, w), 0, 0, 0)
 
 
 # ---------------------------------------------------------------- the pool
@@ -186,7 +245,7 @@ class _Pool:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.boxes: np.ndarray | None = None
-        self.end: Callable[[int], None] | None = None
+        self.end: Callable[[int, int], None] | None = None
         self.workers: list[threading.Thread] = []
         self.closed = False
 
@@ -208,16 +267,16 @@ class _Pool:
         if self.boxes is None:
             self.boxes = aligned_zeros((_FIRST + _MOST_THREADS * _LINE) // 8, np.int64)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.boxes.base))  # see ``stop``
-            self.end = _stop.entry_point(types.intp)  # now, not while the interpreter shuts down
+            self.end = _stop.entry_point(types.intp, types.intp)  # now, not while the interpreter shuts down
         pool = address_of(self.boxes)
         for w in range(len(self.workers) + 1, workers + 1):
-            box = pool + _FIRST + (w - 1) * _LINE
+            box = _FIRST + (w - 1) * _LINE
             thread = threading.Thread(
-                target=_work.entry_point(*_INTEGERS), args=(box, pool, w), daemon=True, name=f"fastrnn-{w}"
+                target=_work.entry_point(*_INTEGERS), args=(pool + box, pool, w), daemon=True, name=f"fastrnn-{w}"
             )
             thread.start()
             # A brief call keeps the GIL while it waits for the worker, who would never get it to come here.
-            while not self.boxes[(box - pool + _PRESENT) // 8]:
+            while not self.boxes[(box + _PRESENT) // 8]:
                 time.sleep(0)
             self.workers.append(thread)
 
@@ -233,8 +292,8 @@ class _Pool:
         """
         with self.lock:
             self.closed = True
-        for w, thread in enumerate(self.workers):
-            self.end(address_of(self.boxes) + _FIRST + w * _LINE)
+        for w, thread in enumerate(self.workers, 1):
+            self.end(address_of(self.boxes), w)
             thread.join(1.0)
 
 
