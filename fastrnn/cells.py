@@ -82,14 +82,9 @@ class _Step:
 
     def _quickly(self, x: Array, state: Any, out: Any) -> Any:
         """The new state, or None if an argument is not just as kernels take it."""
-        if out is None:
-            out = self._like(state)
+        if out is None and type(state) is np.ndarray:
+            out = np.empty_like(state)
         return out if self._quick(x, state, None, out, None) else None
-
-    @staticmethod
-    def _like(state: Any) -> Any:
-        """A new state, if the old one is one that a step takes."""
-        return np.empty_like(state) if type(state) is np.ndarray else None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._cell.name}, {self.input_size} -> {self.hidden_size}, {self._kind.dtype}>"
@@ -140,11 +135,14 @@ class LSTMCell(_Step):
     def _quickly(self, x: Array, state: Any, out: Any) -> Any:
         if type(state) is not tuple or len(state) != 2:
             return None
+        h, c = state
         if out is None:
-            out = self._like(state[0]), self._like(state[1])
+            if type(h) is not np.ndarray or type(c) is not np.ndarray:
+                return None
+            out = np.empty_like(h), np.empty_like(c)
         elif type(out) is not tuple or len(out) != 2:
             return None
-        return out if self._quick(x, *state, *out) else None
+        return out if self._quick(x, h, c, out[0], out[1]) else None
 
 
 class GRUCell(_Step):
