@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from bench.onnx_evaluators import add_onnx
 from bench.peers import OURS, REGISTRY, only_on, select
 from bench.policies import add_policies
 from bench.report import PUBLISHED
-from bench.results import Results, ResultsError, load, save
+from bench.results import Results, ResultsError, load, pause_of, save
 from bench.run import COMPILE_EFFORT, Plan, effort, execute
 from bench.selection import cells_named, names_among
 from bench.sweep_command import add_sweep
@@ -40,6 +41,7 @@ _COMMANDS = (
 # A quick run has to fit a minute; a grid has the time to be sure.
 _QUICK = Budget(rounds=5, block_s=0.015, most_s=0.3, extra_rounds=5)
 _THOROUGH = Budget(rounds=9, block_s=0.06, most_s=6.0, extra_rounds=9)
+_LONGEST_PAUSE_MS, _PAUSED_SAMPLES = 1000, 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,6 +108,8 @@ def _compare(options: argparse.Namespace) -> int:
     before, after = load(options.before), load(options.after)
     found = changes(before, after)
     loads = tuple(results["machine"].get("load") for results in (before, after))
+    if pause_of(before) != pause_of(after):
+        raise ValueError("the two files' calls come at different intervals: --pause")
     if not found:
         raise ValueError("the two files have no case in common that both timed")
     devices = [device for device in DEVICES if any(f" {device} " in change.key for change in found)]
@@ -154,6 +158,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--devices", default="cpu", choices=(*DEVICES, "all"), help="all: each, and where they cross")
     run.add_argument("--threads", default=None, help="one or more counts (default: all physical cores)")
     run.add_argument("--peers", default="auto", help=f"auto (all installed but {_BY_NAME}), none, or names")
+    run.add_argument("--pause", type=float, default=0.0, metavar="MS", help="between two calls that are timed")
     run.add_argument("--json", type=Path, default=LAST, help=f"where the results go (default: {LAST})")
     run.add_argument("--plots", type=Path, default=None, metavar="DIR", help="draw the pictures into this folder")
     run.add_argument("--no-workload", action="store_true", help="leave the character model out")
@@ -201,6 +206,18 @@ def usable_devices(asked: str) -> tuple[list[str], list[str]]:
     return [device for device in wanted if not reasons[device]], left_out
 
 
+def _budget(options: argparse.Namespace) -> Budget:
+    """How long each case is measured; with pauses long enough for some samples a block."""
+    budget = _QUICK if options.shapes == "quick" else _THOROUGH
+    if not 0 <= options.pause <= _LONGEST_PAUSE_MS:
+        raise ValueError(f"pause must be between 0 and {_LONGEST_PAUSE_MS} ms, got {options.pause}")
+    if not options.pause:
+        return budget
+    pause = options.pause / 1e3
+    block = _PAUSED_SAMPLES * pause
+    return replace(budget, pause_s=pause, block_s=block, most_s=budget.rounds * block)
+
+
 def _run(options: argparse.Namespace) -> int:
     from bench.terminal import print_results, terminal
 
@@ -214,7 +231,7 @@ def _run(options: argparse.Namespace) -> int:
         cases=cases,
         rivals=select(options.peers, devices),
         threads=_threads(options.threads),
-        budget=_QUICK if options.shapes == "quick" else _THOROUGH,
+        budget=_budget(options),
         workloads={} if options.no_workload else {n: w for n, w in WORKLOADS.items() if w.always},
         alone=alone,
     )

@@ -127,8 +127,11 @@ class Contender:
         self._ready[variant] = _Ready(program, calls, seconds)
         return {"warmup_s": time.perf_counter() - started, "call_s": seconds}
 
-    def block(self, variant: str, seconds: float) -> list[float]:
-        """Time samples for about so long, at least one; each is the mean of a few calls if they are short."""
+    def block(self, variant: str, seconds: float, pause: float = 0.0) -> list[float]:
+        """Time samples for about so long, at least one; each is the mean of a few calls if they are short.
+
+        pause: seconds of sleep before each sample, which is then a single call.
+        """
         ready = self._ready[variant]  # a variant that was refused is not there
         run, timer, clock = ready.program.run, ready.program.timer, time.perf_counter
         on_gpu = self._peer.device != "cpu"
@@ -140,7 +143,9 @@ class Contender:
         try:
             end = clock() + seconds
             while not samples or clock() < end:
-                samples.append(timer(run, ready.calls))
+                if pause:
+                    time.sleep(pause)
+                samples.append(timer(run, 1 if pause else ready.calls))
         finally:
             gc.enable()
             if on_gpu:

@@ -42,6 +42,8 @@ class Budget:
     close: float = 0.08
     """A best rival nearer than this, relative, is measured over ``extra_rounds`` more."""
     extra_rounds: int = 7
+    pause_s: float = 0.0
+    """Each call that is timed comes so long after the last: what a server or a microphone does."""
 
 
 def time_case(
@@ -93,7 +95,8 @@ def _race(
             worker, variant = racing[label]
             started = time.perf_counter()
             try:
-                samples[label].append(worker.call("block", variant=variant, seconds=budget.block_s))
+                block = worker.call("block", variant=variant, seconds=budget.block_s, pause=budget.pause_s)
+                samples[label].append(block)
                 spent[label] += time.perf_counter() - started
             except WorkerError as error:
                 entries[label] |= {"status": "failed", "why": str(error)}

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import RESULTS, ROOT
 from bench.crossover import answers
-from bench.results import Results
+from bench.results import Results, pause_of
 from bench.tables import (
     Table,
     bytes_text,
@@ -112,6 +112,8 @@ def _machine_lines(results: Results) -> list[str]:
         f"{m['system']}, Python {m['python']}",
         f"- measured {results['created']}, commit {(commit['hash'] or 'unknown')[:12]}{changed}",
     ]
+    if pause_of(results):
+        lines.append(f"- each call {pause_of(results) * 1e3:g} ms after the last")
     lines += [f"- {device}: {device_text(about)}" for device, about in m.get("devices", {}).items()]
     lines += [f"- {limits_text(key, limits)}" for key, limits in results["limits"].items()]
     for name, about in results["contenders"].items():

@@ -28,7 +28,9 @@ else's), samples, first_call_s, prepare_s, warmup_s, error, tolerance, peak_byte
 peak_bytes is the process's resident memory, on cuda what one variant held of the device's. A rival has fewer blocks
 than others if it was far behind ours, or long.
 
-Files of the first days lack floors, elapsed_s, machine.devices, precision and losses_every (then: all).
+settings.budget.pause_s: seconds between two calls that are timed; 0 where they follow each other.
+
+Files of the first days lack pause_s, floors, elapsed_s, machine.devices, precision and losses_every (then: all).
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCHEMA", "ResultsError", "described_as", "load", "save"]
+__all__ = ["SCHEMA", "ResultsError", "described_as", "load", "pause_of", "save"]
 
 SCHEMA = 1
 
@@ -52,6 +54,11 @@ class ResultsError(ValueError):
 def described_as(name: str, device: str) -> str:
     """The key among ``contenders`` of what was said about a contender on a device."""
     return name if device == "cpu" else f"{name} ({device})"
+
+
+def pause_of(results: Results) -> float:
+    """Seconds between two calls that were timed."""
+    return float(results.get("settings", {}).get("budget", {}).get("pause_s", 0.0))
 
 
 def save(results: Results, path: Path) -> None:

@@ -14,14 +14,14 @@ class Invented:
     """A worker whose calls take made-up times; ``rounds`` counts its blocks."""
 
     def __init__(self, *seconds, variants=("",)):
-        self.seconds, self.variants, self.rounds = seconds, variants, 0
+        self.seconds, self.variants, self.rounds, self.asked = seconds, variants, 0, {}
 
     def call(self, method, **arguments):
         if method == "prepare":
             return {variant: {"status": "ready", "native": True} for variant in self.variants}
         if method == "peak_memory":
             return 1 << 20
-        self.rounds += 1
+        self.rounds, self.asked = self.rounds + 1, arguments
         return [self.seconds[self.rounds % len(self.seconds)]]
 
 
@@ -53,6 +53,12 @@ def test_a_close_call_gets_further_rounds_without_those_far_behind():
     workers = {"fastrnn": Invented(1e-3), "rival": Invented(1.01e-3), "slow": Invented(9e-3)}
     time_case(CASE, workers, "", Budget(rounds=4, block_s=0.0, close=0.08, extra_rounds=5), "fastrnn")
     assert [worker.rounds for worker in workers.values()] == [9, 9, 3]
+
+
+def test_blocks_are_told_of_pauses():
+    worker = Invented(1e-3)
+    time_case(CASE, {"fastrnn": worker}, "", Budget(rounds=2, block_s=0.1, pause_s=0.01), "fastrnn")
+    assert worker.asked == {"variant": "", "seconds": 0.1, "pause": 0.01}
 
 
 def test_quartiles_lie_within_the_samples_however_few():

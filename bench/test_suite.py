@@ -10,6 +10,7 @@ import pytest
 
 from bench.cases import Case, cases_for, parse_shapes
 from bench.checks import largest_error, reference_outputs
+from bench.cli import main
 from bench.compare import changes
 from bench.contender import Contender
 from bench.crossover import answers
@@ -19,7 +20,7 @@ from bench.peers.base import Program
 from bench.peers.numpy_reference import NumpyReference
 from bench.processes import Worker, WorkerError
 from bench.report import PUBLISHED, write_report
-from bench.results import SCHEMA, ResultsError, load, save
+from bench.results import SCHEMA, ResultsError, load, pause_of, save
 from bench.run import Plan, execute
 from bench.tables import groups, mode_table
 
@@ -122,6 +123,25 @@ def test_compare_finds_a_slowed_kernel_and_nothing_in_the_same_code(tmp_path):
     assert change.verdict == "same" or change.noise > 0.05
     ((about, rows),) = groups(before)
     assert mode_table(about, rows).rows[0][0] == "lstm"
+
+
+def test_a_pause_comes_before_every_call(tmp_path):
+    contender = Contender("bench.peers.numpy_reference:NumpyReference", threads=1)
+    contender.prepare(SMALL.to_json(), reference_file(SMALL, tmp_path))
+    assert len(contender.block("", seconds=0.05, pause=0.02)) <= 3 < len(contender.block("", seconds=0.05))
+
+
+def test_calls_with_pauses_are_said_to_be_and_compared_with_their_like(tmp_path, capsys):
+    asked = ["--cells", "lstm", "--shapes", "2,1,4,8", "--modes", "forward", "--threads", "1", "--peers", "none"]
+    for name, pause in (("dense", "0"), ("paused", "2")):
+        file = ["--no-workload", "--json", str(tmp_path / f"{name}.json")]
+        assert main([*asked, *file, "--pause", pause]) == 0
+        assert ("each call 2 ms after the last" in capsys.readouterr().out) == (name == "paused")
+    assert pause_of(load(tmp_path / "paused.json")) == 0.002
+    for arguments in (["compare", str(tmp_path / "dense.json"), str(tmp_path / "paused.json")], ["--pause", "-1"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+    assert "different intervals" in (said := capsys.readouterr().err) and "pause must be between" in said
 
 
 class Interrupted:
