@@ -110,6 +110,14 @@ CLUSTER_KERNEL(mbarrier_twice, 32, 1, Arguments) {
     SHARED_MEMORY(u64, shared);
     mbarrier_init(shared, 1);
 }
+CLUSTER_KERNEL(mbarrier_written_over, 32, 1, Arguments) {
+    SHARED_MEMORY(u64, shared);
+    if (threadIdx.x == 0) mbarrier_init(shared, 1);
+    __syncthreads();
+    if (threadIdx.x == 1) shared[0] = 0;
+    __syncthreads();
+    if (threadIdx.x == 0) mbarrier_expect(shared, 0);
+}
 CLUSTER_KERNEL(sends_too_far, 32, 1, Arguments) {
     SHARED_MEMORY(uint4, shared);
     if (threadIdx.x == 0) mbarrier_init(reinterpret_cast<u64*>(shared), 1);

@@ -210,6 +210,7 @@ BUGS = {
     "one buffer for the sums of parts": _split(
         "parts + ((int(buffer) * S::SPLIT", "parts + ((0 * S::SPLIT", {"results", "thread"}
     ),
+    "mbarriers among the sums of parts": _split("parts + 2 * S::SPLIT", "parts + 2", {"emulator"}),
     "a part of the depth twice": _split("part() * share(depth);", "part() / 2 * share(depth);", {"results"}),
     # Backward in chunks
     "dz of the chunk before not taken in": _chunks(_ENTER, _ENTER.replace("rows > 0", "rows < 0"), {"emulator"}),

@@ -63,7 +63,7 @@ def test_no_more_clusters_than_run_at_once():
 
 
 # Several clusters in each of two columns. An H of which nothing is a multiple; units without a block, and blocks of no
-# units; sums of 8 bytes.
+# units; sums of 8 bytes. An H whose halves are as deep as registers hold.
 @pytest.mark.parametrize(
     ("cell", "dtype", "H", "units", "split"),
     [
@@ -71,6 +71,7 @@ def test_no_more_clusters_than_run_at_once():
         ("gru_reset_before", "float32", 17, 8, 2),
         ("gru_reset_after", "float64", 9, 4, 4),
         ("rnn_tanh", "float64", 40, 16, 4),
+        ("lstm", "float32", 64, 16, 2),
     ],
 )
 def test_split_products(cell, dtype, H, units, split, monkeypatch):

@@ -244,6 +244,7 @@ def test_a_phase_that_is_over_too_soon(name, schedule):
         ("around_without_wait", CLUSTER | {"output": np.zeros((8, 32, 4), np.uint32)}, "a block that has returned"),
         ("no_mbarrier", {}, "no mbarrier was made there"),
         ("mbarrier_twice", {}, "made twice"),
+        ("mbarrier_written_over", {}, "written over"),
         ("sends_too_far", {"n": 2}, "beyond the block's shared memory"),
         ("sends_too_far", {"n": 1, "grid": (3,)}, "no block of the cluster has that rank"),
     ],

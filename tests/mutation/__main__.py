@@ -21,8 +21,12 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from tests.mutation.equivalent import why_equivalent
 from tests.mutation.mutant import Mutant
-from tests.mutation.trials import LIMIT_S, Copy, drawn
+from tests.mutation.trials import LIMIT_S, Copy, all_mutants, drawn
+
+# Of the limit, where every kernel is compiled anew for many more tests.
+COMPILED_ANEW = 20
 
 
 def main() -> None:
@@ -59,7 +63,8 @@ def run(mutants: list[Mutant], options: argparse.Namespace) -> None:
         mutants = [m for m in mutants if done.get(m.key, {}).get("outcome", "undecided") == "undecided"]
     cache = importlib.import_module("fastrnn.kernels.cpu.jit").cache_folder()
     with tempfile.TemporaryDirectory() as folder:
-        copy = Copy(Path(folder), cache, shlex.split(options.through), options.limit)
+        limit = options.limit * (COMPILED_ANEW if options.survivors else 1)
+        copy = Copy(Path(folder), cache, shlex.split(options.through), limit)
         for k, mutant in enumerate(mutants):
             found = copy.judge(mutant, everything=options.survivors)
             print(f"{k + 1}/{len(mutants)} {found['outcome']:9}{mutant}  [{found['by']}]", flush=True)
@@ -76,9 +81,14 @@ def _results(paths: list[Path]) -> dict[str, dict[str, str]]:
 
 
 def report(paths: list[Path]) -> None:
-    """Counts by file and outcome, and the survivors."""
+    """Counts by file and outcome, and the survivors. "equal": one that ``equivalent`` has come to explain."""
     found = _results(paths).values()
-    outcomes = ("killed", "crashed", "hung", "survived", "undecided", "no code", "error")
+    mutants = [m for device in ("cpu", "cuda") for of_file in all_mutants(device).values() for m in of_file]
+    explained = {mutant.key for mutant in mutants if why_equivalent(mutant)}
+    for f in found:
+        if f["key"] in explained and f["outcome"] == "survived":
+            f["outcome"] = "equal"
+    outcomes = ("killed", "crashed", "hung", "survived", "equal", "undecided", "no code", "error")
     print(f"{'file':32}" + "".join(f"{outcome:>10}" for outcome in outcomes))
     for file in [*sorted({f["file"] for f in found}), ""]:
         counts = Counter(f["outcome"] for f in found if f["file"] == file or not file)

@@ -37,8 +37,22 @@ _EQUIVALENT = [
         "a boundary at the end of the full zone is rounded to where it is",
     ),
     ("packed.py", "PackedLayout.move", r"comparison: > -> >= in threads", "with how many threads a layer is packed"),
+    (
+        "backward.py", "backward_share", r"range from the second: v\.steps ->",
+        "a step more, of no rows: active[steps] is 0",
+    ),
     ("tiles.py", "_outer", r"other end: min -> max in limit", "tiles are compiled that nobody asks for"),
     ("", "", r"constant: 0 -> 1 in .*threadIdx\.x == 0\) (mbarrier_expect|store_release)", "one thread, whichever"),
+    (
+        "persistent.cuh", "", r"(dropped|operator|comparison): .* in if \(tile \+ S::ROWS < rows\) __syncthreads",
+        "a barrier more than it takes",
+    ),
+    (
+        "exchange.cuh", "", r"comparison: == -> != in if \(threadIdx\.x == 0\) store_release",
+        "all others store the same number",
+    ),
+    ("tensor_cores.cuh", "", r" in .* AHEAD = MOST_AHEAD", "how much is loaded ahead decides about the time alone"),
+    ("cluster.cuh", "ClusterExchange.pitch_of", r"dropped: \+ 64 ", "another bank: of time alone"),
     ("cluster.cuh", "", r"constant: 0 -> 1 in if \(units\(\) <= 0", "a block has no unit, or a vector of them"),
     ("cell_math.cuh", "Lstm.backward", r"term dropped: \+= -> = in .*dp\[", "dp comes as zeros"),
 ]

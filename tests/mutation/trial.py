@@ -46,7 +46,7 @@ class Chosen:
 
 def _what_failed(text: str) -> str:
     """A mutant that does not compile proves nothing."""
-    if re.search(r"numba[./]core|refused the source", text):
+    if re.search(r"numba/core/|numba\.core\.errors|refused the source", text):
         return "compile"
     return "test"
 

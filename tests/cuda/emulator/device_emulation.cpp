@@ -197,10 +197,15 @@ static size_t shared_offset(const void* p, size_t bytes, const char* where) {
     return offset;
 }
 
+// What lies where an mbarrier does, whose own state is the block's: two NaN of float, so that it is found if it is read,
+// and missed if it is written over.
+static const unsigned MBARRIER_WORDS[2] = {0x7fc0626du, 0x7fc07262u};
+
 static Mbarrier& mbarrier_of(Block& block, const void* mine, const char* where) {
     unsigned char* at = block.shared + shared_offset(mine, 8, where);
     const auto found = block.mbarriers.find(at);
     if (found == block.mbarriers.end()) emulated_failure("no mbarrier was made there", where);
+    if (std::memcmp(at, MBARRIER_WORDS, 8)) emulated_failure("an mbarrier was written over", where);
     if (__tsan_read_range) __tsan_read_range(at, 8);
     return found->second;
 }
@@ -210,6 +215,7 @@ extern "C" void emulated_mbarrier_init(void* mbarrier, unsigned arrivals, const 
     shared_offset(mbarrier, 8, where);
     if (block.mbarriers.count(mbarrier)) emulated_failure("an mbarrier is made twice", where);
     if (__tsan_write_range) __tsan_write_range(mbarrier, 8);
+    std::memcpy(mbarrier, MBARRIER_WORDS, 8);
     Mbarrier& m = block.mbarriers[mbarrier];
     m.arrivals = m.pending = arrivals;
 }
