@@ -5,6 +5,7 @@ import importlib
 
 import numpy as np
 import pytest
+from llvmlite import ir
 from numba import types
 
 cpu = {name: importlib.import_module(f"fastrnn.kernels.cpu.{name}") for name in ("jit", "memory", "simd", "tags")}
@@ -140,3 +141,11 @@ def test_the_ends_in_both_dtypes():
         assert np.array_equal(evaluate(tanh_of, x), np.resize(np.array([-1, -1, -1, 0, 0, 1, 1, 1], dtype), 16))
         found = evaluate(sigmoid_of, x)[:8]
         assert np.array_equal(found[3:], np.array([0.5, 0.5, 1, 1, 1], dtype)) and np.all(found[:3] < 1e-37)
+
+
+@pytest.mark.parametrize(
+    "element, name", [(ir.FloatType(), "v8f32"), (ir.DoubleType(), "v8f64"), (ir.IntType(16), "v8i16")]
+)
+def test_vectors_as_llvm_spells_them(element, name):
+    """It mends a wrong name of an intrinsic by the types of its arguments, so results alone would not tell."""
+    assert cpu["simd"].suffix(ir.VectorType(element, 8)) == name

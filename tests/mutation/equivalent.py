@@ -42,7 +42,10 @@ _EQUIVALENT = [
         "a step more, of no rows: active[steps] is 0",
     ),
     ("tiles.py", "_outer", r"other end: min -> max in limit", "tiles are compiled that nobody asks for"),
-    ("", "", r"constant: 0 -> 1 in .*threadIdx\.x == 0\) (mbarrier_expect|store_release)", "one thread, whichever"),
+    (
+        "", "", r"constant: 0 -> 1 in .*threadIdx\.x == 0\) (mbarrier_expect\(arrived \+ \w+, u32|store_release)",
+        "one thread, whichever",
+    ),
     (
         "persistent.cuh", "", r"(dropped|operator|comparison): .* in if \(tile \+ S::ROWS < rows\) __syncthreads",
         "a barrier more than it takes",
@@ -51,7 +54,10 @@ _EQUIVALENT = [
         "exchange.cuh", "", r"comparison: == -> != in if \(threadIdx\.x == 0\) store_release",
         "all others store the same number",
     ),
-    ("tensor_cores.cuh", "", r" in .* AHEAD = MOST_AHEAD", "how much is loaded ahead decides about the time alone"),
+    (
+        "tensor_cores.cuh", "", r"(comparison|constant|exchanged): .* in .* AHEAD = MOST_AHEAD",
+        "how much is loaded ahead decides about the time alone",
+    ),
     ("cluster.cuh", "ClusterExchange.pitch_of", r"dropped: \+ 64 ", "another bank: of time alone"),
     ("cluster.cuh", "", r"constant: 0 -> 1 in if \(units\(\) <= 0", "a block has no unit, or a vector of them"),
     ("cell_math.cuh", "Lstm.backward", r"term dropped: \+= -> = in .*dp\[", "dp comes as zeros"),
@@ -67,8 +73,8 @@ def why_equivalent(mutant: Mutant) -> str | None:
         sums = rf"\b(builder|b)\.(add|mul|and_|or_|fadd|fmul)\({re.escape(mutant.before)}\)"
         if re.search(sums, mutant.source):
             return "the order of two numbers that are added or multiplied"
+    change = " ".join(f"{mutant.kind}: {mutant.before} -> {mutant.after} in {mutant.source}".split())
     for file, function, pattern, why in _EQUIVALENT:
-        if mutant.file.endswith(file) and function in ("", mutant.function):
-            if re.search(pattern, f"{mutant.kind}: {mutant.before} -> {mutant.after} in {mutant.source}"):
-                return why
+        if mutant.file.endswith(file) and function in ("", mutant.function) and re.search(pattern, change):
+            return why
     return None
