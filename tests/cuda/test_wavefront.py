@@ -63,8 +63,8 @@ def test_layers_a_chunk_behind_each_other(cell, policy, monkeypatch):
 def trained(layers, chunk, **options):
     """All that a layer with dropout gives, and the launches of it."""
     with whole_layers.few_multiprocessors(MULTIPROCESSORS), stand_in.installed() as cupy:
-        with whole_layers.in_chunks(chunk), bridge.only("persistent", units=8), stand_in.watch() as calls:
-            layer = fastrnn.LSTM(5, 8, layers, dropout=0.4, device="cuda", seed=1)
+        with whole_layers.in_chunks(chunk), bridge.only("persistent", units=16), stand_in.watch() as calls:
+            layer = fastrnn.LSTM(5, 12, layers, dropout=0.4, device="cuda", seed=1)
             x = cupy.asarray(np.random.default_rng(0).standard_normal((7, 3, 5)).astype("float32"))
             y, state, tape = layer.forward(x, seed=2, **options)
             grads = layer.backward(tape, y, state)

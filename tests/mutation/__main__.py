@@ -26,7 +26,7 @@ from tests.mutation.mutant import Mutant
 from tests.mutation.trials import LIMIT_S, Copy, all_mutants, drawn
 
 # Of the limit, where every kernel is compiled anew for many more tests.
-COMPILED_ANEW = 20
+COMPILED_ANEW = 10
 
 
 def main() -> None:

@@ -50,6 +50,7 @@ _EQUIVALENT = [
         "persistent.cuh", "", r"(dropped|operator|comparison): .* in if \(tile \+ S::ROWS < rows\) __syncthreads",
         "a barrier more than it takes",
     ),
+    ("persistent.cuh", "store_totals", r"connective: && -> \|\| in .*!upper", "both lanes store the same sums"),
     (
         "exchange.cuh", "", r"comparison: == -> != in if \(threadIdx\.x == 0\) store_release",
         "all others store the same number",

@@ -28,7 +28,7 @@ __all__ = ["Copy", "all_mutants", "drawn"]
 # What decides about speed alone: in how many blocks, how many panels at once, and what is prefetched.
 _SPEED_ALONE = frozenset({"together", "_features", "processor", "lines"})
 # Of the processor's time, past which a mutant hangs; and five times as long of waiting.
-LIMIT_S = 100
+LIMIT_S = 200
 
 
 def all_mutants(device: str, root: Path = ROOT) -> dict[str, list[Mutant]]:
