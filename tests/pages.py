@@ -16,10 +16,11 @@ __all__ = ["SIDES", "Pages"]
 
 SIDES = ("end", "start")
 _NO_ACCESS = 0  # PROT_NONE
+_GUARD = 1 << 20  # as far as a wrong row or step may lie; it takes no memory
 
 
 class Pages:
-    """Makes arrays between two pages without access, against one of them.
+    """Makes arrays between two regions without access, against one of them.
 
     It stands in for the module numpy where layers make their arrays.
     """
@@ -38,11 +39,11 @@ class Pages:
         dtype, page = np.dtype(dtype), mmap.PAGESIZE
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         within = -(-size // page) * page
-        whole = np.frombuffer(mmap.mmap(-1, within + 2 * page), np.uint8)
-        for guard in (whole[:page], whole[page + within :]):
-            if self._protect(guard.ctypes.data, page, _NO_ACCESS):
+        whole = np.frombuffer(mmap.mmap(-1, within + 2 * _GUARD), np.uint8)
+        for guard in (whole[:_GUARD], whole[_GUARD + within :]):
+            if self._protect(guard.ctypes.data, _GUARD, _NO_ACCESS):
                 raise OSError(ctypes.get_errno(), "mprotect")
-        start = page + (within - size if self.at_end else 0)
+        start = _GUARD + (within - size if self.at_end else 0)
         memory = whole[start : start + size]
         memory[...] = 0xFF
         return memory.view(dtype).reshape(shape)

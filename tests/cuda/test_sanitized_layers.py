@@ -14,27 +14,26 @@ SCRIPT = """
 from tests.cases import Case
 from tests.cuda import whole_layers
 for cell in {cells!r}:
-    for policy, precision, members, sizes in {layers!r}:
+    for policy, precision, members, sizes, shape in {layers!r}:
         if (precision == "tf32" and cell != {cells!r}[-1]) or (policy == "split" and cell not in {split!r}):
             continue  # products are the same
         if "peephole" in cell:
             sizes = {{**sizes, "B": min(sizes["B"], 18)}}  # whose sums over rows take a block a row, too
         case = Case(cell, **sizes, dtype="float32", bidirectional=True, resets=True)
         calls = []
-        options = {{"multiprocessors": 8, "members": members, "sanitizer": {sanitizer!r}}}
-        if policy == "split":
-            options["shape"] = {{"units": 16, "split": 2}}.items()
+        options = {{"multiprocessors": 8, "members": members, "sanitizer": {sanitizer!r}, "shape": shape.items()}}
         whole_layers.results(case.problem(), policy, precision, calls, **options)
         grids = [call.details["grid"] for call in calls if call.name == "backward"]
-        print(cell, policy, precision, max(grids))
+        print(cell, policy, precision, *shape.values(), max(grids))
 """
 # Without biases where there are many rows: their sums take a block a row, and ThreadSanitizer 8128 threads.
 LAYERS_OF_EACH = [
-    ("stepwise", "exact", 2, {"T": 2, "B": 5, "H": 17, "ragged": True}),
-    ("persistent", "exact", 2, {"T": 2, "B": 34, "H": 8, "bias": False}),
-    ("persistent", "tf32", 1, {"T": 2, "B": 10, "H": 12, "bias": False}),
-    ("cluster", "exact", 2, {"T": 3, "B": 6, "H": 40, "bias": False}),
-    ("split", "exact", 2, {"T": 3, "B": 17, "H": 40, "bias": False}),
+    ("stepwise", "exact", 2, {"T": 2, "B": 5, "H": 17, "ragged": True}, {}),
+    ("persistent", "exact", 2, {"T": 2, "B": 34, "H": 8, "bias": False}, {}),
+    ("persistent", "tf32", 1, {"T": 2, "B": 10, "H": 12, "bias": False}, {}),
+    ("persistent", "tf32", 1, {"T": 2, "B": 10, "H": 36, "bias": False}, {"units": 32}),  # nothing is loaded ahead
+    ("cluster", "exact", 2, {"T": 3, "B": 6, "H": 40, "bias": False}, {}),
+    ("split", "exact", 2, {"T": 3, "B": 17, "H": 40, "bias": False}, {"units": 16, "split": 2}),
 ]
 SPLIT = ("lstm", "gru_reset_before")
 FAMILIES = {kind: [cell for cell, (name, _) in LAYERS.items() if name == kind] for kind in ("RNN", "LSTM", "GRU")}
@@ -55,7 +54,7 @@ def test_no_report(sanitizer, family):
     # Two blocks for each of both directions, with more tiles than one; by tensor cores two blocks by two columns, one
     # direction after the other; two clusters of four; two of two for each direction
     grids = {"stepwise exact": "(1, 1, 1)", "persistent exact": "(2, 1, 2)", "persistent tf32": "(2, 2, 1)"}
-    grids["cluster exact"] = grids["split exact"] = "(4, 1, 2)"
+    grids |= {"persistent tf32 32": "(2, 2, 1)", "cluster exact": "(4, 1, 2)", "split exact 16 2": "(4, 1, 2)"}
     expected = [f"{cell} {how} {grid}" for cell in cells for how, grid in grids.items()]
     assert printed.splitlines() == [
         line

@@ -20,6 +20,10 @@ _EQUIVALENT = [
         "backward.py", "input_gradient", r"constant: 0 -> 1 in table = table_row",
         "the table lies an entry further on, where nothing else lies at that time",
     ),
+    (
+        "column_sums.py", "project_panels", r"begin \* vector_bytes\(tail\)",
+        "the one cell whose products begin past the first slot, reset-after GRU, has no tail: panels of one vector",
+    ),
     ("", "", r"removed: reconsider\(", "who computes a step when a core is taken away decides about the time alone"),
     (
         "column_sums.py", "blocks_of", "other (comparison|connective)",
@@ -40,6 +44,10 @@ _EQUIVALENT = [
     (
         "backward.py", "backward_share", r"range from the second: v\.steps ->",
         "a step more, of no rows: active[steps] is 0",
+    ),
+    (
+        "backward.py", "", r"operator: - -> \+ in count = \(v\.I \+",
+        "a vector of columns more at times, of which nothing is stored",
     ),
     ("tiles.py", "_outer", r"other end: min -> max in limit", "tiles are compiled that nobody asks for"),
     (

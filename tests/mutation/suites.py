@@ -145,8 +145,9 @@ def _cuda_suite(mutant: Mutant, wide: bool) -> tuple[list[str], list[str]]:
                 rf"TestContractShapes::test_(either|past|a_reset|a_length).*\[{policy}-{cell}\W",
             ]
     if not wide:
+        patterns += [r"test_no_report\[address-(RNN|LSTM)\]"]
         more = ("schedules", "clusters", "directions", "wavefront", "layers")
-        names = ("contract", *more) if own else ("contract",)
+        names = ("contract", "sanitized_layers", *(more if own else ()))
         return [f"tests/cuda/test_{name}.py" for name in names], patterns
     patterns += [rf"(TestStream|TestRecompute|TestContractInputs).*stepwise-{cells[0]}"]
     patterns += [rf"test_(schedules|clusters|directions)\.py.*{cell}" for cell in cells]
