@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+from fastrnn.cell_table import CELLS as CELL_TABLE
 from tests.cases import DTYPES, LAYERS, TOLERANCE, Case, sizes, structures
 from tests.checks import (
     as_public,
@@ -50,6 +51,18 @@ def test_a_thousand_steps(cell, dtype, bidirectional):
 def test_larger_than_a_tile(cell, dtype, T, B, I, H):
     problem = Case(cell, T=T, B=B, I=I, H=H, dtype=dtype, ragged=True, num_layers=2).problem()
     problem.x *= min(1, (H / I) ** 0.5)  # a wide input must not saturate every gate: no gradient would be left
+    assert_close(layer_results(problem), reference_results(problem), problem)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before", "rnn_tanh"])
+def test_weights_beyond_the_cache(cell):
+    """Backward takes them in blocks, each for many rows; H is no multiple of four vectors."""
+    sums, simd = (importlib.import_module(f"fastrnn.kernels.cpu.{name}") for name in ("column_sums", "simd"))
+    if simd.VECTOR_BYTES < 32:
+        pytest.skip("with vectors this short it takes weights of 100 MB")
+    unit = len(CELL_TABLE[cell].phases[0].slots) * 4 * simd.VECTOR_BYTES  # bytes for four vectors of columns
+    H = sums._CACHED_WEIGHTS // unit + 20
+    problem = Case(cell, T=2, B=20, I=70, H=H, dtype="float32").problem()
     assert_close(layer_results(problem), reference_results(problem), problem)
 
 

@@ -71,6 +71,22 @@ def test_inputs_of_ten_thousand(cell, dtype, sign):
     assert all(np.isfinite(array).all() for array in got.named().values())
 
 
+@pytest.mark.parametrize("number", [np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", [cell for cell in LAYERS if cell != "rnn_relu"])
+def test_one_infinite_input_saturates(cell, dtype, number):
+    """Nothing of infinity times the zeros past the last hidden unit comes back: gradients are the reference's, too."""
+    problem = Case(cell, T=3, B=4, H=17, dtype=dtype).problem()
+    problem.x[1, 2, 0] = number
+    with np.errstate(all="ignore"):
+        want, got = reference_results(problem).named(), layer_results(problem).named()
+    names = [name for name in want if "params" not in name]  # in those infinity meets slopes of zero
+    assert all(np.isfinite(want[name]).all() for name in names)
+    assert {
+        name: error for name in names if not (error := relative_error(got[name], want[name])) <= TOLERANCE[dtype]
+    } == {}
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_relu_network_that_explodes(dtype):
     """To inf, and no further: as the reference does step by step, with a calm row beside it; gradients too."""

@@ -7,6 +7,7 @@ import pytest
 from fastrnn.cell_table import CELLS
 from fastrnn.kernels.cuda.cuts import Chip, Problem
 from fastrnn.kernels.cuda.plan import candidates, current_chip
+from tests import checks
 from tests.cases import Case
 from tests.checks import assert_close, reference_results
 from tests.cuda import bridge, emulator, stand_in, whole_layers
@@ -84,3 +85,14 @@ def test_split_products(cell, dtype, H, units, split, monkeypatch):
     assert_close(got, reference_results(problem), problem)
     (grid,) = {call.details["grid"] for call in calls if call.name == "backward"}
     assert grid == (-(-H // (units * split)) * split, 8 // grid[0], 1) and grid[0] * grid[1] == 8
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before"])
+def test_blocks_that_no_unit_is_left_for(cell, monkeypatch):
+    """H is three blocks', a cluster has four: the last neither sends nor waits."""
+    monkeypatch.setattr(checks, "WHERE", "emulated cluster")
+    problem = Case(cell, T=3, B=5, H=48, dtype="float32", resets=True).problem()
+    calls: list[stand_in.Call] = []
+    got = whole_layers.results(problem, "cluster", calls=calls, shape={"units": 16, "cluster": 4}.items())
+    assert_close(got, reference_results(problem), problem)
+    assert {call.details["grid"] for call in calls if call.name in ("forward", "backward")} == {(4, 1, 1)}

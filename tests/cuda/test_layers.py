@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+from fastrnn.places import place_of
 from tests.cases import LAYERS
 from tests.cuda import emulator, stand_in
 from tests.cuda.bridge import only
@@ -455,3 +456,12 @@ def test_dropout_is_the_cpus(cupy):
     for mine, theirs in zip(train(there, X, seed=4), train(here, x, seed=4), strict=True):
         np.testing.assert_allclose(mine.get(), theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
     assert np.abs(train(there, X, seed=5)[0].get() - train(here, x, seed=4)[0]).max() > 1e-2
+
+
+@pytest.mark.parametrize("count", [5, 5001])
+def test_masks_are_the_cpus(cupy, count):
+    """Of several blocks of threads, too."""
+    here, there = np.ones(count, np.float32), cupy.asarray(np.ones(count, np.float32))
+    for array, device in ((here, "cpu"), (there, "cuda")):
+        place_of(device).apply_mask(array, 0.3, 7, 2)
+    np.testing.assert_array_equal(there.get(), here)

@@ -86,7 +86,7 @@ def report(paths: list[Path]) -> None:
     mutants = [m for device in ("cpu", "cuda") for of_file in all_mutants(device).values() for m in of_file]
     explained = {mutant.key for mutant in mutants if why_equivalent(mutant)}
     for f in found:
-        if f["key"] in explained and f["outcome"] == "survived":
+        if f["key"] in explained and f["outcome"] in ("survived", "undecided"):
             f["outcome"] = "equal"
     outcomes = ("killed", "crashed", "hung", "survived", "equal", "undecided", "no code", "error")
     print(f"{'file':32}" + "".join(f"{outcome:>10}" for outcome in outcomes))

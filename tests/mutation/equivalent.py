@@ -49,6 +49,7 @@ _EQUIVALENT = [
         "backward.py", "", r"operator: - -> \+ in count = \(v\.I \+",
         "a vector of columns more at times, of which nothing is stored",
     ),
+    ("simd.py", "call", r"index: 0 -> 1", "where no type of the result is given, all arguments have one"),
     ("tiles.py", "_outer", r"other end: min -> max in limit", "tiles are compiled that nobody asks for"),
     (
         "", "", r"constant: 0 -> 1 in .*threadIdx\.x == 0\) (mbarrier_expect\(arrived \+ \w+, u32|store_release)",
