@@ -24,8 +24,9 @@ _ROWS_A_THREAD = 6
 # Calls of fewer operations than this keep the GIL: about 40 us on one thread, and 200 us on all of them, when another
 # caller would find no core. To give it up and take it again among other callers costs more, a switch of threads each.
 _BRIEF, _BRIEF_ON_ALL = 3e6, 3e7
-# Jobs of fewer operations than this take one thread 100 us or less: as long as threads that sleep take to come.
-_SHORT = 4e6
+# Up to so many operations, 1 ms after the last call, one thread is as fast as two of which one sleeps: LSTM (T, B,
+# H) = (20, 1, 128) 119 us and 164, (10, 1, 256) 203 and 220, (1, 16, 256) 179 and 212; (20, 1, 256) 294 and 262.
+_SHORT = 1e7
 
 
 class Plan(NamedTuple):
