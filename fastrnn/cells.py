@@ -174,6 +174,9 @@ def from_layer(layer: RecurrentLayer, index: int = 0, *, reverse: bool = False) 
 
     Raises TypeError or ValueError for what the layer does not have.
     """
+    from fastrnn.recurrent import recurrent_layer  # which a program with single steps alone does not need
+
+    recurrent_layer(layer)
     part = checks.integer("index", index, 0, layer.num_layers - 1) * layer.num_directions
     if checks.flag("reverse", reverse):
         if not layer.bidirectional:

@@ -6,7 +6,8 @@ TypeError: the wrong kind of thing (a list for an array, another dtype). ValueEr
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,16 +23,19 @@ __all__ = [
     "dtype",
     "flag",
     "fraction",
+    "function",
     "index_rows",
     "integer",
     "kernel_ready",
     "lengths",
     "output",
+    "path",
     "precision",
     "resets",
     "seed",
     "shaped",
     "states",
+    "text",
 ]
 
 # Beyond these no memory is large enough, and Python would first loop or overflow.
@@ -88,6 +92,34 @@ def choice(name: str, value: Any, known: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in known:  # an array is equal to nothing and everything
         raise ValueError(f"{name} must be one of {known}, got {value!r}")
     return value
+
+
+def text(name: str, value: Any) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {value!r}")
+    return value
+
+
+def function(name: str, value: Any) -> Callable[..., Any]:
+    """What can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r}")
+    return cast(Callable[..., Any], value)
+
+
+def path(value: Any) -> str:
+    """A file's name; never a number, which would be an open file of the process: 1 is its standard output."""
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"path must be a string or an os.PathLike, got {type(value).__name__}")
+    found = os.fsdecode(value)
+    try:
+        os.fsencode(found)
+    except UnicodeEncodeError:
+        raise ValueError(f"path must have letters that the system's names can have, got {found!r}") from None
+    if "\0" in found:
+        raise ValueError(f"path must not have a null character, got {found!r}")
+    return found
 
 
 def dtype(value: Any, place: Place, name: str = "dtype") -> np.dtype[Any]:

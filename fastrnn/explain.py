@@ -13,7 +13,7 @@ from fastrnn import checks
 from fastrnn.backend import load
 from fastrnn.cell_table import Cell
 from fastrnn.places import Place
-from fastrnn.recurrent import RecurrentLayer
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 from fastrnn.sequences import Schedule
 
 __all__ = ["Explanation", "Part", "explain"]
@@ -82,8 +82,7 @@ def explain(layer: RecurrentLayer, T: int, B: int, *, training: bool = False) ->
 
     Raises TypeError or ValueError for a layer that is none, and sizes below 0.
     """
-    if not isinstance(layer, RecurrentLayer):
-        raise TypeError(f"layer must be an RNN, LSTM or GRU of fastrnn, got {type(layer).__name__}")
+    recurrent_layer(layer)
     T, B = checks.integer("T", T, 0, 1 << 62), checks.integer("B", B, 0, 1 << 62)
     training = checks.flag("training", training)
     backend = load(layer.device)

@@ -19,7 +19,7 @@ from fastrnn.places import HOST, Kind, Place, place_of
 from fastrnn.stream import Stream
 from fastrnn.tape import Gradients, Tape
 
-__all__ = ["RecurrentLayer"]
+__all__ = ["RecurrentLayer", "recurrent_layer"]
 
 Result = TypeVar("Result")
 
@@ -289,6 +289,8 @@ class RecurrentLayer(Parametric):
         weights : how they are stored for inference, as in ``freeze``; None as the layer was frozen.
         """
         kept = self._kept_packs
+        if backward is not True and backward is not False:
+            backward = checks.flag("backward", backward)
         if weights is None:
             asked = kept is not None and kept.bf16
         else:
@@ -356,3 +358,10 @@ class RecurrentLayer(Parametric):
             if value != default:
                 parts.append(f"{name}={(value.name if name == 'dtype' else value)!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def recurrent_layer(value: Any, name: str = "layer") -> RecurrentLayer:
+    """One of the layers, or a TypeError that names the argument."""
+    if not isinstance(value, RecurrentLayer):
+        raise TypeError(f"{name} must be an RNN, LSTM or GRU of fastrnn, got {type(value).__name__}")
+    return value

@@ -33,6 +33,9 @@ class Stream:
         self, layer: RecurrentLayer, batch_size: int = 1, state: State | None = None, weights: str | None = None
     ) -> None:
         """Raises ValueError for a bidirectional layer, TypeError or ValueError for arguments that do not fit."""
+        from fastrnn.recurrent import recurrent_layer  # which imports this module
+
+        recurrent_layer(layer)
         self._batch_size = B = checks.integer("batch_size", batch_size, 1, checks.MOST_SIZE)
         if layer.bidirectional:
             raise ValueError("stream() needs a layer of one direction, got bidirectional=True")

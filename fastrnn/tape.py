@@ -15,7 +15,7 @@ from fastrnn.sequences import Schedule
 if TYPE_CHECKING:
     from fastrnn.parametric import Parametric
 
-__all__ = ["Gradients", "LayerRecord", "Record", "Tape"]
+__all__ = ["Gradients", "LayerRecord", "Record", "Tape", "tape_of"]
 
 
 class LayerRecord(NamedTuple):
@@ -89,6 +89,13 @@ class Tape:
 
     def __repr__(self) -> str:
         return f"<Tape of {self._layer!r}{', consumed' * self.consumed}>"
+
+
+def tape_of(value: Any) -> Tape:
+    """A tape, or a TypeError."""
+    if not isinstance(value, Tape):
+        raise TypeError(f"tape must be a Tape from forward(), got {type(value).__name__}")
+    return value
 
 
 class Gradients:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import checks
+from fastrnn.nn.arguments import place_of_array
 from fastrnn.nn.part import Part
 from fastrnn.parameters import Layout
 from fastrnn.tape import Gradients, Tape
@@ -27,7 +28,11 @@ class Memory(NamedTuple):
     beyond: NDArray[np.bool_] | None  # (B, 1, T): past a row's length
 
     def take(self, rows: Any) -> Memory:
-        """The memory of these rows of the batch, in this order."""
+        """The memory of these rows of the batch, in this order: integers, or a (B,) mask of booleans, on the host.
+
+        Raises TypeError or ValueError for rows that there are not.
+        """
+        rows = place_of_array(self.values).from_host(checks.index_rows(rows, len(self.values)))
         values = self.values[rows]
         keys = values if self.keys is self.values else self.keys[rows]
         return Memory(values, keys, None if self.beyond is None else self.beyond[rows])

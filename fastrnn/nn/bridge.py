@@ -6,11 +6,12 @@ from typing import Any, NamedTuple, cast
 
 from numpy.typing import NDArray
 
+from fastrnn import checks
 from fastrnn.checks import State
 from fastrnn.nn.linear import Linear
 from fastrnn.nn.model import Model, ModelGradients
-from fastrnn.recurrent import RecurrentLayer
-from fastrnn.tape import Tape
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
+from fastrnn.tape import Tape, tape_of
 
 __all__ = ["Bridge", "fits"]
 
@@ -45,6 +46,10 @@ class Bridge(Model):
     """
 
     def __init__(self, encoder: RecurrentLayer, decoder: RecurrentLayer, *, seed: int | None = None) -> None:
+        if recurrent_layer(encoder, "encoder").kind != recurrent_layer(decoder, "decoder").kind:
+            ours, theirs = (f"{layer.dtype} on {layer.device!r}" for layer in (decoder, encoder))
+            raise ValueError(f"decoder must have the encoder's dtype and device, {theirs}, got {ours}")
+        seed = checks.seed(seed)
         self._from, self._to = encoder, decoder
         wide = encoder.num_directions * encoder.hidden_size
         linears: dict[str, Linear] = {}
@@ -63,7 +68,7 @@ class Bridge(Model):
     def forward(self, final: State) -> tuple[State, Tape]:
         """The same, and a tape."""
         arrays = self._from.kind.place.arrays
-        inputs = final if isinstance(final, tuple) else (final,)
+        inputs = self._states("final", final, self._from, None)
         tapes, outputs = {}, []
         with self._from.kind.place.current():
             for p, name in enumerate(self._to.cell.states):
@@ -79,11 +84,12 @@ class Bridge(Model):
 
     def backward(self, tape: Tape, dstate: State, *, keep_tape: bool = False) -> ModelGradients:
         """The gradients of the encoder's final state (``grads.x``) and of every parameter."""
-        record = tape.peek(cast(Any, self))
+        keep_tape = checks.flag("keep_tape", keep_tape)
+        record = tape_of(tape).peek(cast(Any, self))
+        given = self._states("dstate", dstate, self._to, record.outputs[0].shape[1])
         if not keep_tape:
             record = tape.take()
         arrays, H = self._from.kind.place.arrays, self._from.hidden_size
-        given = dstate if isinstance(dstate, tuple) else (dstate,)
         grads: dict[str, Any] = {}
         with self._from.kind.place.current():
             back = [arrays.zeros_like(part) for part in record.inputs]
@@ -96,6 +102,19 @@ class Bridge(Model):
                     for direction, rows in enumerate(target[self._rows(k)]):
                         rows += grads[linear].x[:, direction * H : (direction + 1) * H]
         return self.gradients(tuple(back) if len(back) > 1 else back[0], **grads)
+
+    @staticmethod
+    def _states(name: str, value: Any, layer: RecurrentLayer, B: int | None) -> tuple[Any, ...]:
+        """The parts of a state of a layer, of B rows, or of as many as the first has."""
+        if B is None:
+            first = value[0] if isinstance(value, (tuple, list)) and value else value
+            B = first.shape[1] if getattr(first, "ndim", 0) == 3 else 0
+        rows = layer.num_layers * layer.num_directions
+        shape = (rows, B, layer.hidden_size)
+        return checks.states(name, value, layer.kind, layer.cell.states, shape, "(num_layers*D, B, H)")
+
+    def settings(self) -> dict[str, Any]:
+        return {"encoder": self._from, "decoder": self._to}
 
     def _rows(self, k: int) -> slice:
         """Where, in the encoder's states, both directions of the layer below the decoder's k-th lie."""

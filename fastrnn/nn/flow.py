@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import checks
-from fastrnn.recurrent import RecurrentLayer
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 from fastrnn.tape import Gradients
 
 __all__ = ["GradientFlow", "JacobianFlow", "gradient_flow", "jacobian_flow"]
@@ -68,7 +68,7 @@ def gradient_flow(
 
     Raises ValueError for a bidirectional layer, and what the layer raises.
     """
-    with layer.kind.place.current():
+    with recurrent_layer(layer).kind.place.current():
         steps = _Steps(layer, x, state, lengths)
         outputs = steps.outputs(dy)
         parts = steps.given(dstate)
@@ -105,7 +105,7 @@ def jacobian_flow(
 
     Raises ValueError for a bidirectional layer and for a batch; what the layer raises.
     """
-    x = checks.array("x", x, layer.kind)
+    x = checks.array("x", x, recurrent_layer(layer).kind)
     if x.ndim != 2:
         raise ValueError(f"x must be one sequence (T, I), got shape {x.shape}")
     S = len(layer.cell.states) * layer.num_layers * layer.hidden_size

@@ -50,12 +50,15 @@ def fit(parts: Any, step: Callable[[int], Any], steps: int, *, keep_every: int =
     parameters are then those of the last kept step whose loss was finite. An optimiser's own state is not turned back.
     """
     steps, keep_every = checks.integer("steps", steps, 0), checks.integer("keep_every", keep_every, 1)
+    checks.function("step", step)
+    for _ in leaves(parts):  # says at once what is no part
+        pass
     losses: list[float] = []
     good: list[Any] = []
     kept = 0
     for k in range(steps):
         candidate = _copies(parts) if k % keep_every == 0 else None
-        loss = float(step(k))
+        loss = _number(step(k))
         if not math.isfinite(loss):
             _restore(parts, good or candidate or [])
             raise Diverged(k, loss, losses, kept)
@@ -63,6 +66,13 @@ def fit(parts: Any, step: Callable[[int], Any], steps: int, *, keep_every: int =
         if candidate is not None:
             good, kept = candidate, k
     return losses
+
+
+def _number(loss: Any) -> float:
+    try:
+        return float(loss)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"step must return a loss that is a number, got {type(loss).__name__}") from None
 
 
 def _copies(parts: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrnn.nn.arguments import floats
 from fastrnn.parameters import ParameterDict, read_mapping
 from fastrnn.parametric import Parametric
 from fastrnn.tape import Gradients
@@ -147,7 +148,7 @@ def leaves(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(inner, f"{prefix}.{name}" if prefix else name)
     elif isinstance(part, Parametric):
         yield prefix, part
-    elif isinstance(part, Sequence):
+    elif isinstance(part, Sequence) and not isinstance(part, (str, bytes)):
         for k, inner in enumerate(part):
             yield from leaves(inner, f"{prefix}[{k}]")
     else:
@@ -161,10 +162,10 @@ def gradient_buffers(grads: Any) -> Iterator[NDArray[Any]]:
             yield from gradient_buffers(inner)
     elif isinstance(grads, Gradients):
         yield grads.flat
-    elif isinstance(grads, Sequence):
+    elif isinstance(grads, Sequence) and not isinstance(grads, (str, bytes)):
         for inner in grads:
             yield from gradient_buffers(inner)
     elif isinstance(grads, np.ndarray) or hasattr(grads, "__cuda_array_interface__"):
-        yield grads
+        yield floats("grads", grads)[0]
     else:
         raise TypeError(f"grads must be gradients, flat arrays or a list of them, got {type(grads).__name__}")

@@ -78,7 +78,7 @@ class Optimizer:
         if len(of) != len(given):
             raise ValueError(f"grads must be those of {len(of)} layers and parts, got {len(given)}")
         for (name, leaf), gradient in zip(of, given, strict=True):
-            label = f"the gradient of {name}" if name else "grads"
+            label = f"grads of {name}" if name else "grads"
             if leaf.frozen:
                 raise RuntimeError(f"{name or 'the layer'} is frozen: call unfreeze(), or leave it out")
             gradient = leaf.kind.place.own(label, gradient)
@@ -242,6 +242,8 @@ def clip_grad_norm(grads: Any, most: float) -> Any:
     place = place_of_array(buffers[0])
     with place.current():
         if place is HOST:
+            if not all(g.flags.writeable for g in buffers):
+                raise ValueError("grads must be writeable, got a read-only array")
             norm = math.sqrt(sum(_square(g) for g in buffers))
             if most < norm < math.inf:
                 for g in buffers:

@@ -12,7 +12,7 @@ from fastrnn import checks
 from fastrnn.parameters import FlatParameters, Layout
 from fastrnn.parametric import Parametric
 from fastrnn.places import Kind, Place, place_of
-from fastrnn.tape import Gradients, Tape
+from fastrnn.tape import Gradients, Tape, tape_of
 
 __all__ = ["Part"]
 
@@ -100,10 +100,8 @@ class Part(Parametric):
         return self._at(self._backward, tape, dy, input_grad, keep_tape, out)
 
     def _backward(self, tape: Any, dy: Any, input_grad: Any, keep_tape: Any, out: Any) -> Gradients:
-        if not isinstance(tape, Tape):
-            raise TypeError(f"tape must be a Tape from forward(), got {type(tape).__name__}")
         input_grad, keep_tape = checks.flag("input_grad", input_grad), checks.flag("keep_tape", keep_tape)
-        place, record = tape.peek(self)
+        place, record = tape_of(tape).peek(self)
         if place != self.kind.place:
             raise ValueError("tape must be of a forward() on the device the part is on, got one from before to()")
         self._check_out(out)

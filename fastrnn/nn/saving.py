@@ -37,9 +37,10 @@ def save(path: AnyPath, part: Any, *, notes: Any = None) -> None:
 
     Raises TypeError for what is no part and for notes that JSON can't hold.
     """
+    described = _described(part)
     try:
-        about = {_ABOUT: json.dumps(_described(part)), _NOTES: json.dumps(notes)}
-    except TypeError as error:
+        about = {_ABOUT: json.dumps(described), _NOTES: json.dumps(notes)}
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"notes and settings must be what JSON can hold: {error}") from None
     tensors = {}
     for prefix, leaf in leaves(part):
@@ -70,7 +71,8 @@ def load_into(path: AnyPath, part: Target) -> Target:
     has changed.
     """
     tensors, about = _read(path)
-    differences = list(_differences(about, json.loads(json.dumps(_described(part)))))
+    described = _described(part)
+    differences = list(_differences(about, json.loads(json.dumps(described))))
     if differences:
         raise ValueError(f"{os.fspath(path)} does not fit: " + "; ".join(differences))
     _fill(path, part, tensors)
@@ -88,7 +90,7 @@ def _described(part: Any) -> dict[str, Any]:
     if isinstance(part, RecurrentLayer):
         return {"kind": part._kind, "settings": _settings(part)}
     if not isinstance(part, (Part, Model)):
-        raise TypeError(f"only layers, parts and models can be saved, got {type(part).__name__}")
+        raise TypeError(f"part must be a layer, a part or a model, got {type(part).__name__}")
     settings = part.settings()
     for name, value in settings.items():
         if isinstance(value, (Parametric, Model)):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
+import sys
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import checks
+from fastrnn.nn.arguments import number
 from fastrnn.nn.losses import log_softmax
 from fastrnn.nn.seq2seq import Run, Seq2Seq
 
 __all__ = ["Decoded", "beam_search", "greedy_search"]
+
+
+# Beyond these no memory is large enough, nor any time.
+_MOST_BEAM, _MOST_STEPS = 1 << 20, (1 << 31) - 1
 
 
 class Decoded(NamedTuple):
@@ -55,7 +62,7 @@ class _Decoding:
         places = from_host(hypotheses)
         self.state = tuple([part[:, places] for part in self.state])
         if rows is not None and self.memory is not None:
-            self.memory = self.memory.take(from_host(rows))
+            self.memory = self.memory.take(rows)
 
     def step(self, tokens: NDArray[np.int64]) -> NDArray[Any]:
         """Logits (N, V) after one more symbol of each of N = rows * width hypotheses."""
@@ -84,10 +91,10 @@ def greedy_search(model: Seq2Seq, source: Any, source_lengths: Any = None, *, ma
 
     ``scores`` are Σ log p. Raises as ``model.forward`` does.
     """
-    max_length = checks.integer("max_length", max_length, 1)
-    source, source_lengths = model.check_source(source, source_lengths)
+    max_length = checks.integer("max_length", max_length, 1, _MOST_STEPS)
+    source, source_lengths = _model(model).check_source(source, source_lengths)
     place, B = model.place, source.shape[1]
-    said = np.full((max_length, B), model.eos)
+    said: list[NDArray[np.int64]] = []  # not (max_length, B) of them: most searches end long before
     lengths, finished, scores = np.full(B, max_length), np.zeros(B, np.bool_), np.zeros(B)
     with place.current():
         decoding = _Decoding(model, source, source_lengths, 1)
@@ -98,14 +105,15 @@ def greedy_search(model: Seq2Seq, source: Any, source_lengths: Any = None, *, ma
             logits = decoding.step(tokens)
             scores[rows] += place.to_host(_largest_log_probability(place, logits))
             tokens = place.to_host(logits.argmax(axis=1))
-            said[step, rows] = tokens
+            said.append(np.full(B, model.eos))
+            said[-1][rows] = tokens
             ends = tokens == model.eos
             if ends.any():
                 lengths[rows[ends]], finished[rows[ends]] = step + 1, True
                 on = np.flatnonzero(~ends)
                 rows, tokens = rows[on], tokens[on]
                 decoding.choose(on, on)
-    return Decoded(said[: int(lengths.max(initial=0))], lengths, finished, scores)
+    return Decoded(np.stack(said) if said else np.zeros((0, B), np.int64), lengths, finished, scores)
 
 
 def _largest_log_probability(place: Any, logits: NDArray[Any]) -> NDArray[Any]:
@@ -142,9 +150,10 @@ def beam_search(
 
     Raises as ``model.forward`` does.
     """
-    beam, max_length = checks.integer("beam", beam, 1), checks.integer("max_length", max_length, 1)
-    penalty = _penalty(length_penalty)
-    source, source_lengths = model.check_source(source, source_lengths)
+    beam = checks.integer("beam", beam, 1, _MOST_BEAM)
+    max_length = checks.integer("max_length", max_length, 1, _MOST_STEPS)
+    penalty = _penalty(length_penalty, max_length)
+    source, source_lengths = _model(model).check_source(source, source_lengths)
     with model.place.current():
         search = _Beam(_Decoding(model, source, source_lengths, beam), source.shape[1], max_length, penalty)
         for _ in range(max_length):
@@ -154,12 +163,19 @@ def beam_search(
     return search.result()
 
 
-def _penalty(value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"length_penalty must be a number of at least 0, got {value!r}")
-    if not 0 <= value < np.inf:
-        raise ValueError(f"length_penalty must be a number of at least 0, got {value!r}")
-    return float(value)
+def _model(value: Any) -> Seq2Seq:
+    if not isinstance(value, Seq2Seq):
+        raise TypeError(f"model must be a Seq2Seq, got {type(value).__name__}")
+    return value
+
+
+def _penalty(value: Any, max_length: int) -> float:
+    found = number("length_penalty", value, 0)
+    if found * math.log(max_length) > math.log(sys.float_info.max):
+        raise ValueError(
+            f"length_penalty must be so small that {max_length} ** length_penalty is finite, got {value!r}"
+        )
+    return found
 
 
 class _Beam:
@@ -179,7 +195,7 @@ class _Beam:
         self.live[:, 0] = 0  # all hypotheses are the same as yet: one of them
         self.said = np.empty((0, B, k), np.int64)
         self.latest = np.full((B, k), decoding.model.bos)
-        self.tokens = np.full((max_length, B), self.eos)  # of the best so far
+        self.tokens = np.full((0, B), self.eos)  # of the best so far
         self.lengths, self.finished = np.zeros(B, np.int64), np.zeros(B, np.bool_)
         self.scores = np.full(B, -np.inf)
 
@@ -219,7 +235,12 @@ class _Beam:
         scores = values / len(self.said) ** self.penalty
         n = np.flatnonzero(chosen & (scores > self.scores[self.rows]))
         rows, length = self.rows[n], len(self.said)
+        if not len(rows):
+            return
         self.scores[rows], self.lengths[rows], self.finished[rows] = scores[n], length, True
+        if length > len(self.tokens):
+            more = np.full((length - len(self.tokens), self.tokens.shape[1]), self.eos)
+            self.tokens = np.concatenate((self.tokens, more))
         self.tokens[:length, rows] = self.said[:, n, np.broadcast_to(rank, chosen.shape)[n]]
         self.tokens[length:, rows] = self.eos
 

@@ -19,8 +19,8 @@ from fastrnn.nn.linear import Linear
 from fastrnn.nn.model import Model, ModelGradients
 from fastrnn.nn.vocabulary import Vocabulary
 from fastrnn.places import HOST, is_cupy
-from fastrnn.recurrent import RecurrentLayer
-from fastrnn.tape import Tape
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
+from fastrnn.tape import Tape, tape_of
 
 __all__ = ["Run", "Seq2Seq"]
 
@@ -35,6 +35,7 @@ class Run:
         self.model, self.train = model, train
         self.tapes: dict[str, Tape] = {}
         self.mixed: NDArray[Any] | None = None  # tanh, before dropout
+        self.shape: tuple[int, ...] = ()  # of the logits
         if train:
             sequence = np.random.SeedSequence(fresh_seed() if seed is None else seed)
             self.own, encoder, decoder = [int(n) for n in sequence.generate_state(3, np.uint64)]
@@ -237,6 +238,7 @@ class Seq2Seq(Model):
                 inputs = self.place.from_host(inputs.copy())
                 inputs[1:] = self.place.arrays.where(self.place.from_host(drawn[1:]), said[:-1], inputs[1:])
             logits = self._decode(run, sides, inputs, state, memory)
+        run.shape = logits.shape
         return logits, Tape(cast(Any, self), cast(Any, run), None)
 
     def backward(self, tape: Tape, dlogits: NDArray[Any], *, keep_tape: bool = False) -> ModelGradients:
@@ -244,7 +246,12 @@ class Seq2Seq(Model):
 
         Raises as a layer's ``backward``.
         """
-        run = cast(Run, cast(Any, tape.peek(cast(Any, self)) if keep_tape else self._take(tape)))
+        keep_tape = checks.flag("keep_tape", keep_tape)
+        run = cast(Run, cast(Any, tape_of(tape).peek(cast(Any, self))))
+        # Before anything is used up: parts would name what they are given.
+        dlogits = checks.shaped("dlogits", dlogits, self.encoder.kind, run.shape, "(U, B, target_size)")
+        if not keep_tape:
+            tape.take()
         grads: dict[str, Any] = {}
         with self.place.current():
             dh, dmemory = self._back_to_decoder(run, grads, dlogits, keep_tape)
@@ -256,10 +263,6 @@ class Seq2Seq(Model):
             encoder = run.back(grads, "encoder", dmemory, dstate, keep_tape=keep_tape)
             run.back(grads, "source_embedding", run.drop(encoder.x, _SOURCE), keep_tape=keep_tape)
         return self.gradients(**grads)
-
-    def _take(self, tape: Tape) -> Any:
-        tape.peek(cast(Any, self))
-        return tape.take()
 
     def _back_to_decoder(
         self, run: Run, grads: dict[str, Any], dlogits: NDArray[Any], keep_tape: bool
@@ -359,7 +362,10 @@ class Seq2Seq(Model):
 def _size(name: str, value: Any) -> tuple[int, Vocabulary | None]:
     """A number of symbols, and which they are, if that was said."""
     if isinstance(value, (list, tuple)):
-        value = value if isinstance(value, Vocabulary) else Vocabulary(value)
+        try:
+            value = value if isinstance(value, Vocabulary) else Vocabulary(value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
         return checks.integer(f"len({name})", len(value), 1, checks.MOST_SIZE), value
     return checks.integer(name, value, 1, checks.MOST_SIZE), None
 
@@ -380,9 +386,7 @@ def _valid(T: int, B: int, lengths: NDArray[np.int64] | None) -> NDArray[np.bool
 
 def _check_layers(encoder: Any, decoder: Any) -> None:
     for name, layer in (("encoder", encoder), ("decoder", decoder)):
-        if not isinstance(layer, RecurrentLayer):
-            raise TypeError(f"{name} must be an RNN, LSTM or GRU, got {type(layer).__name__}")
-        if layer.batch_first:
+        if recurrent_layer(layer, name).batch_first:
             raise ValueError(f"{name} must have batch_first=False: sequences are (T, B)")
     if decoder.bidirectional:
         raise ValueError("decoder must have bidirectional=False: it can't see what it has not said yet")

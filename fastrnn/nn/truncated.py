@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 from fastrnn import checks
 from fastrnn.checks import State
-from fastrnn.recurrent import RecurrentLayer
+from fastrnn.network import check_call
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 from fastrnn.tape import Gradients
 
 __all__ = ["Window", "truncated_bptt", "windows"]
+
+
+_MOST_STEPS = 1 << 62  # what is added up here fits NumPy's integers
 
 
 class Window(NamedTuple):
@@ -39,7 +43,8 @@ def windows(T: int, window: int, lengths: Any = None) -> Iterator[tuple[slice, N
     A row that has ended has length 0 in the windows after, and keeps its state. lengths (B,) integers, or None for
     dense batches; then that is None too. Raises TypeError or ValueError for a window below 1 or other lengths.
     """
-    T, window = checks.integer("T", T, 0), checks.integer("window", window, 1)
+    T, window = checks.integer("T", T, 0, _MOST_STEPS), checks.integer("window", window, 1)
+    window = min(window, _MOST_STEPS)
     whole = None if lengths is None else checks.lengths(lengths, T, _rows(lengths), False)
     for start in range(0, T, window):
         stop = min(start + window, T)
@@ -86,11 +91,13 @@ def truncated_bptt(
 
     Yields windows. Raises ValueError for a bidirectional layer, and what the layer raises.
     """
-    if layer.bidirectional:
+    checks.function("loss", loss)
+    if recurrent_layer(layer).bidirectional:
         raise ValueError("truncated BPTT needs a layer in one direction, got a bidirectional one")
+    check_call(layer, x, state, lengths, None)  # all of it at once: with no steps no window would be refused
     x = checks.array("x", x, layer.kind)
     axis = 1 if layer.batch_first and x.ndim == 3 else 0
-    for steps, inside in windows(x.shape[axis] if x.ndim > axis else 0, window, lengths):
+    for steps, inside in windows(x.shape[axis], window, lengths):
         y, state, tape = layer.forward(x[(slice(None),) * axis + (steps,)], state, lengths=inside)
         value, dy = loss(y, steps)
         yield Window(steps, value, layer.backward(tape, dy), state)

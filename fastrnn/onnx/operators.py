@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
 from fastrnn.onnx.plain import walk
+from fastrnn.places import HOST
 from fastrnn.weights.arrays import CLASSES
 from fastrnn.weights.onnx_nodes import Node
 from fastrnn.weights.reverse import Reverse
@@ -91,6 +92,8 @@ class _Recurrent(OpRun):
         attributes: dict[str, Any],
     ) -> tuple[Array | None, ...]:
         prepared = self._prepared
+        X = _floats("X", X)
+        weights = tuple([None if a is None else _floats(name, a) for name, a in zip("WRBP", weights, strict=True)])
         given = X.dtype
         dtype = np.dtype("float64" if given == np.float64 else "float32")
         if (
@@ -101,8 +104,10 @@ class _Recurrent(OpRun):
         ):
             prepared = self._prepared = _prepare(self.kind, dtype, weights, attributes)
         node = prepared.node
-        if X.ndim != 3:
-            raise ValueError(f"X must have three axes, got shape {X.shape}")
+        I = weights[0].shape[-1]  # type: ignore[union-attr]
+        if X.ndim != 3 or X.shape[2] != I:
+            letters = "(B, T, I)" if node.batch_first else "(T, B, I)"
+            raise ValueError(f"X must have shape {letters} with I = {I}, as W has it, got {X.shape}")
         T, B = (X.shape[1], X.shape[0]) if node.batch_first else X.shape[:2]
         D, H = weights[1].shape[0], weights[1].shape[-1]  # type: ignore[union-attr]
         lengths = _lengths(sequence_lens, T, B)
@@ -117,10 +122,23 @@ class _Recurrent(OpRun):
         return tuple([None if value is None else value.astype(given, copy=False) for value in found[: self._outputs]])
 
 
+def _floats(name: str, value: Any) -> Array:
+    """An array of floats of any precision."""
+    if type(value) is np.ndarray and value.dtype.kind == "f":
+        return cast(Array, value)
+    found: Array = HOST.own(name, value)
+    if found.dtype.kind != "f" and found.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must be of floats, got dtype {found.dtype}")
+    return found
+
+
 def _lengths(sequence_lens: Array | None, T: int, B: int) -> Array | None:
     """None where every row is full: the usual case, and the quickest."""
     if sequence_lens is None:
         return None
+    sequence_lens = HOST.own("sequence_lens", sequence_lens)
+    if sequence_lens.dtype.kind not in "iu":
+        raise TypeError(f"sequence_lens must be integers, got dtype {sequence_lens.dtype}")
     if sequence_lens.shape != (B,) or (sequence_lens < 0).any() or (sequence_lens > T).any():
         raise ValueError(f"sequence_lens must be {B} integers of 0 to {T}, got {sequence_lens}")
     return None if (sequence_lens == T).all() else sequence_lens.astype(np.int64)
@@ -133,8 +151,10 @@ def _initial(
     for name, part in zip(("initial_h", "initial_c"), given, strict=False):
         if part is None:
             part = np.zeros(shape, dtype)
-        elif batch_first:
-            part = part.transpose(1, 0, 2)
+        else:
+            part = _floats(name, part)
+            if batch_first and part.ndim == 3:
+                part = part.transpose(1, 0, 2)
         if part.shape != shape:
             raise ValueError(f"{name} must have shape (D, B, H) = {shape}, got {part.shape}")
         found.append(part.astype(dtype, copy=False))
@@ -146,7 +166,8 @@ def _prepare(
 ) -> _Prepared:
     node = Node.read(kind, attributes)
     W, R, B, P = [None if array is None else array.astype(dtype, copy=False) for array in weights]
-    assert W is not None and R is not None
+    if W is None or R is None:
+        raise TypeError(f"{kind} needs W and R, got None")
     converted = node.converted(W, R, B, P, attributes.get("hidden_size"))
     run = _plain_runner(node, W, R, B, P) if node.lacking else _layer_runner(node, converted, dtype)
     return _Prepared(attributes, dtype, _Weights.of(weights), node, run)

@@ -54,6 +54,10 @@ class _Recurrent(torch.nn.RNNBase):
             if resets is not None:
                 raise ValueError("resets must be None with a PackedSequence: pass a padded batch")
             return self._packed(input, states)
+        if not isinstance(input, torch.Tensor):
+            raise TypeError(f"input must be a tensor or a PackedSequence, got {type(input).__name__}")
+        if resets is not None and not isinstance(resets, torch.Tensor):
+            raise TypeError(f"resets must be a tensor of booleans, got {type(resets).__name__}")
         if input.dim() not in (2, 3):
             raise ValueError(f"{self._get_name()}: Expected input to be 2D or 3D, got {input.dim()}D instead")
         rows = () if input.dim() == 2 else (input.size(0 if self.batch_first else 1),)
@@ -122,6 +126,9 @@ class _Recurrent(torch.nn.RNNBase):
             return (hx,)
         if not isinstance(hx, (tuple, list)) or len(hx) != 2:
             raise TypeError(f"hx must be a tuple of two tensors, (h, c), got {type(hx).__name__}")
+        for part in hx:
+            if not isinstance(part, torch.Tensor):
+                raise TypeError(f"hx must be a tuple of two tensors, (h, c), got {type(part).__name__} in it")
         return tuple(hx)
 
     def _public(self, final: list[torch.Tensor]) -> Any:

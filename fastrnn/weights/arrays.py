@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastrnn
+from fastrnn import checks
 from fastrnn.parameters import Layout, mismatches
-from fastrnn.recurrent import RecurrentLayer
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 
 __all__ = [
     "CLASSES",
@@ -100,10 +101,11 @@ def find_prefix(source: Source) -> str:
 
 def names_under(source: Source, prefix: str) -> dict[str, str]:
     """Names of a layer's arrays -> their full names; one with a dot after the prefix belongs to another module."""
+    checks.text("prefix", prefix)
     names = {name[len(prefix) :]: name for name in source if name.startswith(prefix)}
     names = {bare: name for bare, name in names.items() if "." not in bare}
     if _FIRST not in names:
-        raise ValueError(f"no array is called {prefix + _FIRST!r}")
+        raise ValueError(f"no array is called {prefix + _FIRST!r}, with prefix {prefix!r}")
     return names
 
 
@@ -141,9 +143,14 @@ def combined(
 ) -> dict[str, Any]:
     """Options of a layer: those that the weights tell and the caller's, which must not contradict the weights."""
     for name in (*CLASSES[kind]._cell_defaults, *fixed):
-        if name in known and name in options and options[name] != known[name]:
+        if name in known and name in options and not _same(options[name], known[name]):
             raise ValueError(f"{name} is {known[name]!r} for these weights of {kind}, got {name}={options[name]!r}")
     return {**known, **options}
+
+
+def _same(given: Any, known: Any) -> bool:
+    """Whether an option is what the weights tell; an array is equal to nothing and everything."""
+    return isinstance(given, (bool, np.bool_, str)) and given == known
 
 
 def _matrix(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, int]:
@@ -166,6 +173,7 @@ def fill(layer: RecurrentLayer, source: Source, prefix: str) -> RecurrentLayer:
 
 def host_params(layer: RecurrentLayer) -> dict[str, NDArray[Any]]:
     """Name -> NumPy array of a layer on any device; bfloat16, which few libraries take from NumPy, as float32."""
+    recurrent_layer(layer)
     arrays = {name: layer.kind.place.to_host(array) for name, array in layer.params.items()}
     if layer.dtype.name == "bfloat16":
         return {name: array.astype(np.float32) for name, array in arrays.items()}

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.recurrent import RecurrentLayer
+from fastrnn import checks
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 from fastrnn.weights.arrays import CLASSES, Source, fill, find_prefix, host_params, layer_from
 from fastrnn.weights.npz import NpzFile
 from fastrnn.weights.safetensors import SafetensorsFile, write_safetensors
@@ -67,7 +68,8 @@ def from_npz(
 
 def to_safetensors(layer: RecurrentLayer, path: Path, *, prefix: str = "") -> None:
     """Write a layer's parameters under PyTorch's names after a prefix, and its options into the metadata."""
-    if prefix and not prefix.endswith("."):
+    recurrent_layer(layer)
+    if checks.text("prefix", prefix) and not prefix.endswith("."):
         raise ValueError(f"prefix must be empty or end with a dot, got {prefix!r}")
     names = ("input_size", "hidden_size", "num_layers", *layer._defaults, *layer._cell_defaults)
     settings = {name: getattr(layer, name) for name in names if name != "device"} | {"dtype": layer.dtype.name}
@@ -80,8 +82,9 @@ def to_safetensors(layer: RecurrentLayer, path: Path, *, prefix: str = "") -> No
 
 def to_npz(layer: RecurrentLayer, path: Path, *, prefix: str = "") -> None:
     """Write a layer's parameters under PyTorch's names after a prefix; as float32 where they are bfloat16."""
-    with open(path, "wb") as file:  # by its name NumPy would append .npz to it
-        arrays: dict[str, Any] = {prefix + name: array for name, array in host_params(layer).items()}
+    checks.text("prefix", prefix)
+    arrays: dict[str, Any] = {prefix + name: array for name, array in host_params(layer).items()}
+    with open(checks.path(path), "wb") as file:  # by its name NumPy would append .npz to it
         np.savez(file, **arrays)
 
 
@@ -89,11 +92,11 @@ def _loaded(
     source: Source, into: RecurrentLayer | None, prefix: str | None, options: Mapping[str, Any], told: Any
 ) -> RecurrentLayer:
     """The layer under a prefix; told: what the file says of the layers in it, by prefix."""
-    if into is not None and not isinstance(into, RecurrentLayer):
-        raise TypeError(f"into must be a layer, got {type(into).__name__}")
+    if into is not None:
+        recurrent_layer(into, "into")
     if into is not None and options:
         raise TypeError(f"into takes no options of a new layer, got {', '.join(options)}")
-    prefix = find_prefix(source) if prefix is None else prefix
+    prefix = find_prefix(source) if prefix is None else checks.text("prefix", prefix)
     if into is not None:
         return fill(into, source, prefix)
     kind, settings = _described(told, prefix)
@@ -119,7 +122,7 @@ def _by_gates(options: Mapping[str, Any], gates: int, peephole: bool) -> tuple[s
     """The class and what selects its cell, where only shapes and the caller's options tell."""
     if gates == 1:
         return "RNN", {}
-    if gates == 4 or peephole or options.get("coupled"):
+    if gates == 4 or peephole or checks.flag("coupled", options.get("coupled", False)):
         return "LSTM", {"peephole": peephole, "coupled": gates == 3}
     if "reset_after" in options:
         return "GRU", {}

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrnn.recurrent import RecurrentLayer
+from fastrnn import checks
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 from fastrnn.weights.arrays import CLASSES, combined, host_params, precision_of
 from fastrnn.weights.gates import reordered
 
@@ -156,7 +157,7 @@ def _reset_after(arrays: Sequence[NDArray[Any]], options: Mapping[str, Any]) -> 
         return bool(arrays[2].size == 2 * arrays[1].shape[1])
     if "reset_after" not in options:
         raise ValueError("a GRU without biases may be of either form: give reset_after=True (Keras' default) or False")
-    return bool(options["reset_after"])
+    return checks.flag("reset_after", options["reset_after"])
 
 
 def _converted(
@@ -185,7 +186,7 @@ def to_keras_weights(layer: RecurrentLayer) -> list[list[NDArray[Any]]]:
 
     Keras is not imported. Raises ValueError for what Keras lacks: peepholes and coupled gates.
     """
-    kind = type(layer).__name__
+    kind = recurrent_layer(layer)._kind
     for option in ("peephole", "coupled"):
         if getattr(layer, option, False):
             raise ValueError(f"Keras has no {kind} with {option}=True")

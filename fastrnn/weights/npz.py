@@ -18,6 +18,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrnn import checks
+
 __all__ = ["NpzError", "NpzFile"]
 
 MOST_RATIO = 100
@@ -49,7 +51,7 @@ class NpzFile(Mapping[str, NDArray[Any]]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = checks.path(path)
         with self._open() as archive:
             infos = archive.infolist()
             self._check_sizes(infos)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrnn.recurrent import RecurrentLayer
+from fastrnn import checks
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 from fastrnn.weights.arrays import host_params
 from fastrnn.weights.onnx_nodes import tensors_of
 from fastrnn.weights.reverse import Reverse
@@ -37,11 +38,13 @@ def to_onnx(
 
     bfloat16 layers become float32 models. ONNX Runtime, unlike ours, returns 0 for the state of a row of length 0.
     """
+    state, lengths = checks.flag("state", state), checks.flag("lengths", lengths)
+    name = None if path is None else checks.path(path)
     import onnx
 
     model = _Model(layer).proto(state, lengths)
-    if path is not None:
-        onnx.save(model, os.fspath(path))
+    if name is not None:
+        onnx.save(model, name)
     return model
 
 
@@ -51,7 +54,7 @@ class _Model:
     def __init__(self, source: RecurrentLayer | Reverse) -> None:
         self.reverse = isinstance(source, Reverse)
         self.layer: RecurrentLayer = source.layer if isinstance(source, Reverse) else source
-        self.kind = type(self.layer).__name__
+        self.kind = recurrent_layer(self.layer)._kind
         self.states = "hc"[: len(self.layer.cell.states)]
         self.params = host_params(self.layer)
         self.nodes: list[Any] = []

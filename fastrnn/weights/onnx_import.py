@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrnn import checks
 from fastrnn.recurrent import RecurrentLayer
 from fastrnn.weights.arrays import CLASSES, combined, precision_of
 from fastrnn.weights.onnx_nodes import KINDS, Directions, Node
@@ -93,7 +94,7 @@ def _graph(source: Any) -> tuple[onnx.GraphProto, str | None]:
         return source, None
     folder, what = None, "the bytes"
     if isinstance(source, (str, os.PathLike)):
-        what = os.fspath(source)
+        what = checks.path(source)
         if os.path.getsize(what) > _MOST_BYTES:
             raise ValueError(f"{what}: no ONNX file has more than {_MOST_BYTES} bytes")
         folder = os.path.dirname(os.path.abspath(what))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fastrnn.recurrent import RecurrentLayer
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 from fastrnn.weights.arrays import Arrays, find_prefix, host_params, layer_from
 
 __all__ = ["from_torch", "to_torch"]
@@ -69,9 +69,9 @@ def to_torch(layer: RecurrentLayer) -> Any:
 
     Raises ValueError for what PyTorch lacks: peepholes, coupled gates, the sigmoid RNN, the GRU of reset_after=False.
     """
+    kind = recurrent_layer(layer)._kind
     import torch
 
-    kind = type(layer).__name__
     for option, value in _CELL_OPTIONS[kind].items():
         if getattr(layer, option) != value:
             raise ValueError(f"PyTorch's {kind} knows only {option}={value}, got {layer}")

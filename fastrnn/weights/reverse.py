@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastrnn import checks
 from fastrnn.checks import State
-from fastrnn.recurrent import RecurrentLayer
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 from fastrnn.tape import Gradients, Tape
 
 __all__ = ["Reverse", "ReverseTape", "turned"]
@@ -20,6 +20,7 @@ class ReverseTape(NamedTuple):
 
     tape: Tape
     lengths: NDArray[np.int64] | None
+    shape: tuple[int, ...]  # of y
 
 
 class Reverse:
@@ -33,9 +34,7 @@ class Reverse:
 
     def __init__(self, layer: RecurrentLayer) -> None:
         """Raises TypeError unless layer is one of ours, ValueError if it is bidirectional."""
-        if not isinstance(layer, RecurrentLayer):
-            raise TypeError(f"layer must be a layer, got {type(layer).__name__}")
-        if layer.bidirectional:
+        if recurrent_layer(layer).bidirectional:
             raise ValueError("layer must be of one direction, got bidirectional=True")
         self.layer = layer
 
@@ -53,7 +52,7 @@ class Reverse:
         """See ``RecurrentLayer.forward``. Of a ragged batch the tape keeps a turned copy of x."""
         x, valid, resets = self._turned_arguments(x, lengths, resets)
         y, state, tape = self.layer.forward(x, state, lengths=lengths, resets=resets, **options)
-        return self._turned(y, valid), state, ReverseTape(tape, valid)
+        return self._turned(y, valid), state, ReverseTape(tape, valid, y.shape)
 
     def backward(
         self, tape: ReverseTape, dy: NDArray[Any] | None = None, dstate: Any = None, **options: Any
@@ -61,7 +60,10 @@ class Reverse:
         """See ``RecurrentLayer.backward``; out= is not taken."""
         if options.get("out") is not None:
             raise ValueError("out must be None: the layer's gradients are in the order in which it walks")
-        dy = None if dy is None else self._turned(dy, tape.lengths)
+        if not isinstance(tape, ReverseTape):
+            raise TypeError(f"tape must be a ReverseTape from forward(), got {type(tape).__name__}")
+        if dy is not None:
+            dy = self._turned(checks.shaped("dy", dy, self.layer.kind, tape.shape, "that of y"), tape.lengths)
         grads = self.layer.backward(tape.tape, dy, dstate, **options)
         if grads.x is not None:
             grads.x = self._turned(grads.x, tape.lengths)

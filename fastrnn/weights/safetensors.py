@@ -20,6 +20,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrnn import checks
+
 __all__ = ["MOST_HEADER", "SafetensorsError", "SafetensorsFile", "write_safetensors"]
 
 # 16 MiB describe 100,000 tensors. JSON of that size can take 30 times as much memory once it is parsed.
@@ -68,7 +70,7 @@ class SafetensorsFile(Mapping[str, NDArray[Any]]):
     metadata: dict[str, str]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = checks.path(path)
         with open(self.path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = self._header_length(file, size)
@@ -190,6 +192,7 @@ def write_safetensors(
     The file appears only when it is whole. Raises TypeError for a dtype that the format lacks, ValueError for a name or
     a number of names that it does.
     """
+    path = checks.path(path)
     entries: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     data: list[NDArray[Any]] = []
     end = 0
@@ -216,9 +219,9 @@ def write_safetensors(
 
 
 @contextlib.contextmanager
-def _appearing_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def _appearing_whole(path: str) -> Iterator[BinaryIO]:
     """A file beside path that takes its name at the end, and is removed if anything goes wrong."""
-    beside = f"{os.fspath(path)}.{os.getpid()}.{threading.get_ident()}.partial"
+    beside = f"{path}.{os.getpid()}.{threading.get_ident()}.partial"
     try:
         with open(beside, "wb") as file:
             yield file

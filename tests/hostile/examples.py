@@ -17,31 +17,6 @@ from tests.hostile.targets import TARGETS, Setting
 
 __all__ = ["check", "examples", "run"]
 
-# These functions take more kinds of arrays than layers do, on purpose.
-ACCEPTED = {
-    # Any float precision, and whatever has the protocol of arrays
-    ("load_params", "floats"): {"other_byte_order", "other_float", "pretender", "no_array"},
-    ("weights_from_torch", "floats"): {"other_byte_order", "other_float", "pretender", "no_array", "integers", "text"},
-    ("weights_from_keras", "floats"): {
-        "other_byte_order", "other_float", "pretender", "no_array", "as_list", "integers", "booleans", "objects",
-        "text", "masked",
-    },
-    # Targets of components are floats, integers or booleans
-    ("sigmoid_cross_entropy", "floats"): {"integers", "booleans"},
-    ("mean_squared_error", "floats"): {"integers", "booleans"},
-    # Rows of a stream to be reset: booleans say which
-    ("stream_steps", "integers"): {"booleans", "list_of_nothing", "masked", "no_array"},
-}  # fmt: skip
-
-# What an error may name instead: arrays without names of their own.
-ALSO = {
-    "weights_from_torch": ("input_size", "hidden_size", "mapping"),
-    "weights_from_keras": ("input_size", "hidden_size", "mapping", "gates", "arrays"),
-}
-
-# Functions that go through what takes no memory, an element repeated without end, as long as that takes.
-PATIENT = {"embedding", "truncated", "gradient_flow", "jacobian_flow"}
-
 
 @st.composite
 def examples(draw, cells=tuple(LAYERS), dtypes=DTYPES):
@@ -71,11 +46,11 @@ def check(example: Any) -> None:
         form = FORMS[target.kinds[argument]][number]
         if argument not in arguments or not form.applies(arguments[argument]):
             continue
-        if form.name == "huge" and (name in PATIENT or not target.exact):
+        if form.name == "huge" and (target.patient or not target.exact):
             continue
         arguments[argument] = form.make(arguments[argument], k)
         made.append(argument)
-        lenient = form.name in ACCEPTED.get((name, target.kinds[argument]), ())
+        lenient = form.name in target.accepted.get(target.kinds[argument], ())
         refused = argument == "out" and form.name == "read_only"
         expected.append("any" if lenient else REFUSED if refused else form.expected)
     if not made:
@@ -83,26 +58,26 @@ def check(example: Any) -> None:
     copies = {argument: plain(value) for argument, value in arguments.items()}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        got = _called(name, target, setting, arguments, made)
+        got = _called(target, setting, arguments, made)
         what = f"{name}, {setting}, {[(a, FORMS[target.kinds[a]][n].name, k) for a, n, k in changes]}"
         if isinstance(got, Exception):
             refused = all(e == SAME for e in expected)
             assert not refused, f"{what}: refused: {got!r}"
             return
         assert REFUSED not in expected, f"{what}: accepted"
-        want = _called(name, target, setting, copies, made)
+        want = _called(target, setting, copies, made)
     assert not isinstance(want, Exception), f"{what}: accepted, but not as plain arrays: {want!r}"
     _assert_same(_arrays(got), _arrays(want), target.exact, what)
 
 
-def _called(target_name, target, setting, arguments, made):
+def _called(target, setting, arguments, made):
     """What the call returns, or its error if that is a right one."""
     try:
         return target.call(setting, arguments)
     except (TypeError, ValueError) as error:
         words = re.findall(r"\w+", str(error))
         names = {name for argument in arguments for name in (argument, argument.rstrip("s"))}
-        names |= set(ALSO.get(target_name, ()))
+        names |= set(target.also)
         # Parts of an argument have names of their own; what a size contradicts may be named instead.
         assert names & set(words), f"an error that names no argument of {sorted(names)}: {error!r}"
         return error

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from fastrnn import Gradients
+from fastrnn.nn import AttentionGradients
 
 __all__ = ["FORMS", "Form", "plain"]
 
@@ -34,9 +38,18 @@ def plain(value: Any) -> Any:
     """The same numbers in a plain array of their own; of a tuple, each part."""
     if isinstance(value, (tuple, list)) and any(isinstance(part, np.ndarray) for part in value):
         return type(value)(map(plain, value))
+    if isinstance(value, Gradients):
+        return _gradients(value, plain)
     if isinstance(value, np.ndarray) and value.size < 1 << 30:
         return np.array(np.asarray(value), order="C")
     return value
+
+
+def _gradients(value, changed: Callable[[Any], Any]) -> Any:
+    """Gradients whose flat array, x and state, or x and memory, are changed ones."""
+    if isinstance(value, AttentionGradients):
+        return AttentionGradients(value.parameters.layout, *map(changed, (value.flat, value.x, value.memory)))
+    return Gradients(value.parameters.layout, *map(changed, (value.flat, value.x, value.state)))
 
 
 class Subclass(np.ndarray):
@@ -334,11 +347,78 @@ def other_parts(value, k):
 
 _STATES = [*map(_of_a_part, _FLOATS), Form(other_parts, ANY)]
 
+
+# ---- gradients that others are to be added to ----
+
+
+def other_gradients(value, k):
+    """Those of another call: one of the arrays in another form, or none."""
+    form, k = _FLOATS[k % len(_FLOATS)], k // len(_FLOATS)
+    kept = [value.flat, value.x, value.memory if isinstance(value, AttentionGradients) else value.state]
+    at, k = k % 3, k // 3
+
+    def changed(part):
+        if part is not kept[at]:
+            return part
+        part = part[k % len(part)] if isinstance(part, tuple) else part
+        if k % 5 == 4 and at:
+            return None
+        return form.make(part, k) if form.applies(part) and (at or form.make is read_only) else part
+
+    return _gradients(value, changed)
+
+
+_GRADIENTS = [Form(other_gradients, ANY, lambda value: isinstance(value, Gradients)), Form(odd_value, ANY)]
+
+
+# ---- names of files, symbols ----
+
+_PATHS = [
+    "a\0b",
+    "",
+    ".",
+    "/",
+    "/nowhere/file",
+    "x" * 5000,
+    b"a\xff",
+    b"a\0b",
+    "ä ö",
+    "\ud800",
+    Path("p"),
+    Path("."),
+    0,
+    -1,
+    1,
+]
+_SYMBOLS = [
+    "", "aba", b"abc", ["a", 1], ["a", "a"], [["a"]], [None], {"a": 1}, ("a",), ["<bos>", "<eos>"], ["<eos>"], [[]],
+    np.array(["a", "b"]), range(3), "xyz", [b"a"], [("a",)], {"a"}, ["\ud800"], frozenset("c"), [np.str_("a")],
+]  # fmt: skip
+
+
+def odd_path(value, k):
+    return _PATHS[k % len(_PATHS)]
+
+
+def odd_symbols(value, k):
+    return _SYMBOLS[k % len(_SYMBOLS)]
+
+
+def odd_sequences(value, k):
+    found = odd_symbols(value, k // 3)
+    return [[found], [found, "a"], found][k % 3]
+
+
+_OPTION = Form(odd_value, ANY)
 FORMS = {
     "floats": _FLOATS,
     "states": _STATES,
     "lengths": _LENGTHS,
     "integers": _INTEGERS,
     "flags": _FLAGS,
-    "option": [Form(odd_value, ANY)],
+    "option": [_OPTION],
+    "gradients": _GRADIENTS,
+    "paths": [_OPTION, Form(odd_path, ANY)],
+    "symbols": [_OPTION, Form(odd_symbols, ANY)],
+    "sequences": [_OPTION, Form(odd_sequences, ANY)],
 }

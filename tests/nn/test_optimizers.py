@@ -124,7 +124,7 @@ def test_bad_gradients_change_nothing():
     before = [p.copy() for p in trained.params.values()]
     with pytest.raises(ValueError, match="those of 2 layers and parts, got 1"):
         optimizer.step([grads.parts["lstm"]])
-    with pytest.raises(ValueError, match=r"the gradient of inner.output must be \(22650,\), float32, got \(3,\)"):
+    with pytest.raises(ValueError, match=r"grads of inner.output must be \(22650,\), float32, got \(3,\)"):
         optimizer.step([grads.parts["lstm"], np.ones(3, np.float32)])
     with pytest.raises(ValueError, match="float64"):
         optimizer.step([g.astype(np.float64) for g in grads.flats])

@@ -125,7 +125,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
     with pytest.raises(TypeError, match="JSON"):
         nn.save(path, nn.Linear(2, 2, seed=1), notes={1, 2})
-    with pytest.raises(TypeError, match="only layers, parts and models can be saved, got int"):
+    with pytest.raises(TypeError, match="part must be a layer, a part or a model, got int"):
         nn.save(path, 3)
 
     def full(*_):

@@ -135,7 +135,7 @@ def test_what_is_refused():
         nn.beam_search(model, source, beam=0)
     with pytest.raises(ValueError, match="max_length must be at least 1"):
         nn.greedy_search(model, source, max_length=0)
-    with pytest.raises(ValueError, match="length_penalty must be a number of at least 0, got -1"):
+    with pytest.raises(ValueError, match="length_penalty must be a number >= 0, got -1"):
         nn.beam_search(model, source, length_penalty=-1)
     with pytest.raises(ValueError, match=r"source must lie in 0..4"):
         nn.greedy_search(model, source + V)

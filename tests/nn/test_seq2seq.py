@@ -226,7 +226,7 @@ def test_layers_that_do_not_go_together_are_refused():
         ({"decoder": fastrnn.GRU(E, H, bidirectional=True)}, ValueError, "decoder must have bidirectional=False"),
         ({"decoder": fastrnn.GRU(E, H, dtype="float64")}, ValueError, "decoder must have the encoder's dtype"),
         ({"encoder": fastrnn.GRU(E, H, batch_first=True)}, ValueError, "encoder must have batch_first=False"),
-        ({"encoder": nn.Linear(E, H)}, TypeError, "encoder must be an RNN, LSTM or GRU, got Linear"),
+        ({"encoder": nn.Linear(E, H)}, TypeError, "encoder must be an RNN, LSTM or GRU of fastrnn, got Linear"),
         ({"eos": 0}, ValueError, "bos and eos must differ"),
         ({"eos": W}, ValueError, "eos must be at most 6, got 7"),
         ({"attention": "cosine"}, ValueError, "attention must be None or one of"),

@@ -73,7 +73,7 @@ def test_files_of_pytorch(tmp_path):
         from_safetensors(path, prefix="model.head.")
     with pytest.raises(TypeError, match="into takes no options of a new layer, got reset_after"):
         from_safetensors(path, into, reset_after=True)
-    with pytest.raises(TypeError, match="into must be a layer, got str"):
+    with pytest.raises(TypeError, match="into must be an RNN, LSTM or GRU of fastrnn, got str"):
         from_safetensors(path, "x")
 
 

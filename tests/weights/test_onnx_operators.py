@@ -183,7 +183,7 @@ def test_a_whole_model():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"X": np.zeros((3, 4), np.float32)}, "X must have three axes"),
+        ({"X": np.zeros((3, 4), np.float32)}, r"X must have shape \(T, B, I\) with I = 4, as W has it, got \(3, 4\)"),
         ({"sequence_lens": np.array([1, 2, 3, 4, 9], np.int32)}, "sequence_lens must be 5 integers of 0 to 7"),
         ({"initial_h": np.zeros((1, 4, 17), np.float32)}, r"initial_h must have shape \(D, B, H\) = \(1, 5, 17\)"),
     ],
