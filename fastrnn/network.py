@@ -239,7 +239,11 @@ def backward(
     grads, dx, dinitials = _outgoing(layer, record, input_grad, out)
     if not keep_tape:
         record = tape.take()
-    _backward(layer, record, tape.seed, dy, dfinals, grads, dx, dinitials, keep_tape, accumulate=out is not None)
+    # Kernels write only to what they can read, which the caller's array need not be.
+    target = dx if dx is None or out is None else checks.kernel_ready(dx, layer.kind)
+    _backward(layer, record, tape.seed, dy, dfinals, grads, target, dinitials, keep_tape, accumulate=out is not None)
+    if target is not dx:
+        cast(Any, dx)[...] = target
     if out is not None:
         for total, part in zip(_as_parts(out.state), dinitials, strict=True):
             total += part[:, 0] if record.unbatched else part
@@ -296,7 +300,8 @@ def _outgoing(
     if out.parameters.layout != layer.layout or out.flat.dtype != gradient_dtype:
         raise ValueError("out must hold the gradients of this layer's parameters, got those of another layer")
     what = "(num_layers*D, H)" if unbatched else "(num_layers*D, B, H)"
-    for part in _as_parts(out.state):
+    names = layer.cell.states
+    for part in (out.state,) if len(names) == 1 else checks.entries("out.state", out.state, names):
         checks.output("out.state", part, layer.kind, (shape[0], shape[2]) if unbatched else shape, what)
     if not input_grad:
         return out, None, dinitials

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 
@@ -167,3 +168,36 @@ def test_x_is_not_copied_and_let_go_of():
     del x
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("case", [Case("lstm"), Case("gru_reset_after", batch_first=True)], ids=str)
+def test_accumulation_into_an_array_that_kernels_can_not_write_to(case):
+    """Of other strides, or not aligned; what lies between its elements keeps its values."""
+    problem = case.problem()
+    layer = make_layer(problem)
+    dy, x = problem.dy, problem.x
+    _, _, tape = layer.forward(x)
+    plain = layer.backward(tape, dy, keep_tape=True)
+    expected = copy.deepcopy(plain)
+    layer.backward(tape, dy, out=expected, keep_tape=True)
+    between = np.full([2 * n + 1 for n in x.shape], 7, x.dtype)
+    strided = between[tuple(slice(1, None, 2) for _ in x.shape)]
+    unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    for total in (strided, unaligned):
+        total[...] = plain.x
+        out = fastrnn.Gradients(layer.layout, plain.flat.copy(), total, copy.deepcopy(plain.state))
+        layer.backward(tape, dy, out=out, keep_tape=True)
+        assert np.array_equal(total, expected.x) and np.array_equal(out.flat, expected.flat)
+    strided[...] = 7
+    assert (between == 7).all()
+
+
+def test_accumulation_needs_every_part_of_the_state():
+    layer = fastrnn.LSTM(3, 4, seed=0)
+    _, _, tape = layer.forward(np.ones((2, 1, 3), np.float32))
+    grads = layer.backward(tape, np.ones((2, 1, 4), np.float32), keep_tape=True)
+    grads.state = grads.state * 2
+    before = grads.flat.copy()
+    with pytest.raises(ValueError, match=r"out.state must be a tuple \(h, c\), got 4 entries"):
+        layer.backward(tape, np.ones((2, 1, 4), np.float32), out=grads)
+    assert np.array_equal(grads.flat, before) and not tape.consumed

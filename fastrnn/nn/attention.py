@@ -247,9 +247,17 @@ class Attention(Part):
 
     def _backward(self, tape: Any, dy: Any, input_grad: Any, keep_tape: Any, out: Any) -> Gradients:
         self._check_out(out)
-        found = super()._backward(tape, dy, input_grad, keep_tape, None)
+        if out is not None and not isinstance(out, AttentionGradients):
+            raise TypeError(f"out must be the AttentionGradients of an earlier backward, got {type(out).__name__}")
+        keep_tape = checks.flag("keep_tape", keep_tape)
+        found = super()._backward(tape, dy, input_grad, True, None)
         dqueries, dmemory = cast(Any, found.x) if input_grad else (None, None)
         grads = AttentionGradients(self.layout, found.flat, dqueries, dmemory)
+        if out is not None and input_grad:
+            self._check_total("out.x", out.x, cast(Any, dqueries))
+            self._check_total("out.memory", out.memory, cast(Any, dmemory))
+        if not keep_tape:
+            tape.take()
         if out is None:
             return grads
         out.flat += grads.flat

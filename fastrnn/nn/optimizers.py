@@ -242,10 +242,10 @@ def clip_grad_norm(grads: Any, most: float) -> Any:
     place = place_of_array(buffers[0])
     with place.current():
         if place is HOST:
-            if not all(g.flags.writeable for g in buffers):
-                raise ValueError("grads must be writeable, got a read-only array")
             norm = math.sqrt(sum(_square(g) for g in buffers))
             if most < norm < math.inf:
+                if not all(g.flags.writeable for g in buffers):
+                    raise ValueError("grads must be writeable, got a read-only array")
                 for g in buffers:
                     g *= most / norm
             return norm

@@ -107,9 +107,8 @@ class Part(Parametric):
         self._check_out(out)
         grads = self._new_gradients()
         grads.x = self._gradients(record, dy, grads.params, input_grad)
-        if grads.x is not None and out is not None and (out.x is None or out.x.shape != grads.x.shape):
-            given = None if out.x is None else out.x.shape
-            raise ValueError(f"out.x must have shape {grads.x.shape}, got {given}: or pass input_grad=False")
+        if grads.x is not None and out is not None:
+            self._check_total("out.x", out.x, grads.x)
         if not keep_tape:
             tape.take()
         return grads if out is None else _added(out, grads)
@@ -126,6 +125,14 @@ class Part(Parametric):
             raise TypeError(f"out must be the Gradients of an earlier backward, got {type(out).__name__}")
         if out.parameters.layout != self.layout or out.flat.dtype != self.dtype:
             raise ValueError("out must hold the gradients of this part's parameters, got those of another part")
+        if not self.kind.place.writeable(out.flat):
+            raise ValueError("out.flat must be writeable, got a read-only array")
+
+    def _check_total(self, name: str, total: Any, found: NDArray[Any]) -> None:
+        """That a gradient can be added to this array of the caller's."""
+        if total is None:
+            raise ValueError(f"{name} must have shape {found.shape}, got None: or pass input_grad=False")
+        checks.output(name, total, self.kind, found.shape, "that of what it is the gradient of")
 
     def _infer(self, x: Any) -> NDArray[Any]:
         return self._train(x)[0]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from fastrnn.cell_table import CELLS, Cell, cell_for
+from fastrnn.checks import flag
 from fastrnn.parameters import Layout
 from fastrnn.torch.autograd import Call, Tensors, run
 from fastrnn.torch.stack import KeptPacks, Options, Stack
@@ -248,7 +249,7 @@ class LSTM(_Recurrent, torch.nn.LSTM):
     ) -> None:
         if proj_size != 0:
             raise ValueError(f"proj_size must be 0, got {proj_size}: fastrnn has no projections")
-        cell = cell_for("LSTM", peephole=peephole, coupled=coupled)
+        cell = cell_for("LSTM", peephole=flag("peephole", peephole), coupled=flag("coupled", coupled))
         first = device if cell.name in _PYTORCHS else "meta"  # parameters that take no memory and are replaced
         options = bias, batch_first, dropout, bidirectional
         super().__init__(input_size, hidden_size, num_layers, *options, device=first, dtype=dtype)
@@ -280,4 +281,4 @@ class GRU(_Recurrent, torch.nn.GRU):
     ) -> None:
         options = bias, batch_first, dropout, bidirectional
         super().__init__(input_size, hidden_size, num_layers, *options, device=device, dtype=dtype)
-        self._become(cell_for("GRU", reset_after=reset_after), device, dtype)
+        self._become(cell_for("GRU", reset_after=flag("reset_after", reset_after)), device, dtype)

@@ -164,6 +164,8 @@ def _check_shapes(node: Node, W: Any, R: Any, B: Any, P: Any, hidden_size: Any) 
     if hidden_size is not None and hidden_size != H:
         raise ValueError(f"R must have shape (D, G*H, H) with hidden_size H = {hidden_size}, got {R.shape}")
     I = W.shape[-1] if W.ndim == 3 else 0
+    if not H or not I:
+        raise ValueError(f"W and R of {node.kind} must be (D, G*H, I) and (D, G*H, H), got {W.shape} and {R.shape}")
     expected = {"R": (D, G * H, H), "W": (D, G * H, I), "B": (D, 2 * G * H), "P": (D, 3 * H)}
     for name, array in (("R", R), ("W", W), ("B", B), ("P", P)):
         if array is not None and array.shape != expected[name]:

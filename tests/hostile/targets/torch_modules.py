@@ -83,20 +83,18 @@ def shared_threads(s):
     return {"enabled": True}, run
 
 
-# Sizes, bias and the like are PyTorch's own to look at.
-@target("nonlinearity=option peephole=option coupled=option reset_after=option dropout=option")
+# Sizes, dropout and the like are PyTorch's own to look at.
+@target("nonlinearity=option peephole=option coupled=option reset_after=option")
 def torch_options(s):
-    def run(nonlinearity, peephole, coupled, reset_after, dropout):
-        common = {"dropout": dropout, "num_layers": 2}
+    def run(nonlinearity, peephole, coupled, reset_after):
         made = (
-            modules.RNN(I, H, nonlinearity=nonlinearity, **common),
-            modules.LSTM(I, H, peephole=peephole, coupled=coupled, **common),
-            modules.GRU(I, H, reset_after=reset_after, **common),
+            modules.RNN(I, H, nonlinearity=nonlinearity),
+            modules.LSTM(I, H, peephole=peephole, coupled=coupled),
+            modules.GRU(I, H, reset_after=reset_after),
         )
         return [name.encode() for module in made for name, _ in module.freeze().unfreeze().named_parameters()]
 
-    given = {"nonlinearity": "sigmoid", "peephole": True, "coupled": True, "reset_after": False}
-    return given | {"dropout": 0.1}, run
+    return {"nonlinearity": "sigmoid", "peephole": True, "coupled": True, "reset_after": False}, run
 
 
 @target("source=option prefix=option dtype=option bias=option reset_after=option layer=option")
