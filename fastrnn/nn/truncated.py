@@ -59,6 +59,12 @@ def _rows(lengths: Any) -> int:
         return 0
 
 
+def _pair(found: Any) -> tuple[Any, Any]:
+    if not isinstance(found, (tuple, list)) or len(found) != 2:
+        raise TypeError(f"loss must return (loss, dy), got {type(found).__name__}")
+    return found[0], found[1]
+
+
 def truncated_bptt(
     layer: RecurrentLayer,
     x: NDArray[Any],
@@ -99,5 +105,5 @@ def truncated_bptt(
     axis = 1 if layer.batch_first and x.ndim == 3 else 0
     for steps, inside in windows(x.shape[axis], window, lengths):
         y, state, tape = layer.forward(x[(slice(None),) * axis + (steps,)], state, lengths=inside)
-        value, dy = loss(y, steps)
+        value, dy = _pair(loss(y, steps))
         yield Window(steps, value, layer.backward(tape, dy), state)

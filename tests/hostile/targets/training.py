@@ -29,23 +29,29 @@ def optimizers(s):
     return given, run
 
 
-@target("x=floats window=option state=states lengths=lengths loss=option layer=option", patient=True)
+# The words of ``type``, which is a function too, are its own.
+@target(
+    "x=floats window=option state=states lengths=lengths loss=option layer=option returned=option",
+    also="type dy",
+    patient=True,
+)
 def truncated(s):
     s = s._replace(batch_first=False)
 
-    def run(layer, **arguments):
-        pieces = nn.truncated_bptt(layer, **arguments)
+    def run(layer, loss, returned, **arguments):
+        loss = loss if returned is None else lambda y, steps: returned
+        pieces = nn.truncated_bptt(layer, loss=loss, **arguments)
         return [(piece.grads.flat, piece.state) for piece in pieces]
 
     given = inputs(s, both=False)
     del given["resets"]
-    given |= {"window": 3, "loss": lambda y, steps: (0.0, y), "layer": layer_of(s, bidirectional=False)}
+    given |= {"window": 3, "loss": lambda y, steps: (0.0, y), "returned": None}
+    given |= {"layer": layer_of(s, bidirectional=False)}
     return given, run
 
 
 @target("x=floats dy=floats dstate=states state=states lengths=lengths layer=option", patient=True)
 def gradient_flow(s):
-
     def run(**arguments):
         found = nn.gradient_flow(**arguments)
         return [*found.states.values(), found.terms]
