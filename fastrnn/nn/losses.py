@@ -88,7 +88,7 @@ def _index_targets(targets: Any, entries: Entries, V: int, ignore_index: int | N
     if found.shape != entries.shape:
         raise ValueError(f"targets must have shape {entries.shape}, that of logits but for V, got {found.shape}")
     if ignore_index is not None:
-        entries.leave_out(found, checks.integer("ignore_index", ignore_index, -(1 << 62)))
+        entries.leave_out(found, checks.integer("ignore_index", ignore_index, -(1 << 62), 1 << 62))
     return indices("targets", found, entries.place, V, "V", entries.valid, entries.known)
 
 
