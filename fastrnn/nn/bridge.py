@@ -13,7 +13,7 @@ from fastrnn.nn.model import Model, ModelGradients
 from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 from fastrnn.tape import Tape, tape_of
 
-__all__ = ["Bridge", "fits"]
+__all__ = ["Bridge", "check_kinds", "fits"]
 
 
 def fits(encoder: RecurrentLayer, decoder: RecurrentLayer) -> bool:
@@ -23,6 +23,13 @@ def fits(encoder: RecurrentLayer, decoder: RecurrentLayer) -> bool:
         return layer.num_layers, layer.num_directions, layer.hidden_size, layer.cell.states
 
     return form(encoder) == form(decoder)
+
+
+def check_kinds(encoder: Any, decoder: Any) -> None:
+    """Raise TypeError unless both are layers, ValueError unless of one dtype and device."""
+    if recurrent_layer(encoder, "encoder").kind != recurrent_layer(decoder, "decoder").kind:
+        ours, theirs = (f"{layer.dtype} on {layer.device!r}" for layer in (decoder, encoder))
+        raise ValueError(f"decoder must have the encoder's dtype and device, {theirs}, got {ours}")
 
 
 class _Record(NamedTuple):
@@ -46,9 +53,7 @@ class Bridge(Model):
     """
 
     def __init__(self, encoder: RecurrentLayer, decoder: RecurrentLayer, *, seed: int | None = None) -> None:
-        if recurrent_layer(encoder, "encoder").kind != recurrent_layer(decoder, "decoder").kind:
-            ours, theirs = (f"{layer.dtype} on {layer.device!r}" for layer in (decoder, encoder))
-            raise ValueError(f"decoder must have the encoder's dtype and device, {theirs}, got {ours}")
+        check_kinds(encoder, decoder)
         seed = checks.seed(seed)
         self._from, self._to = encoder, decoder
         wide = encoder.num_directions * encoder.hidden_size

@@ -13,7 +13,7 @@ from fastrnn.checks import State
 from fastrnn.dropout import fresh_seed
 from fastrnn.nn.arguments import indices
 from fastrnn.nn.attention import SCORES, Attention, Memory
-from fastrnn.nn.bridge import Bridge, fits
+from fastrnn.nn.bridge import Bridge, check_kinds, fits
 from fastrnn.nn.embedding import Embedding
 from fastrnn.nn.linear import Linear
 from fastrnn.nn.model import Model, ModelGradients
@@ -390,6 +390,4 @@ def _check_layers(encoder: Any, decoder: Any) -> None:
             raise ValueError(f"{name} must have batch_first=False: sequences are (T, B)")
     if decoder.bidirectional:
         raise ValueError("decoder must have bidirectional=False: it can't see what it has not said yet")
-    if decoder.kind != encoder.kind:
-        ours, theirs = (f"{layer.dtype} on {layer.device!r}" for layer in (decoder, encoder))
-        raise ValueError(f"decoder must have the encoder's dtype and device, {theirs}, got {ours}")
+    check_kinds(encoder, decoder)
