@@ -129,3 +129,14 @@ def test_what_is_refused():
         attention(queries, memory, [5] * B)
     with pytest.raises(ValueError, match=r"lengths must be None with a prepared memory"):
         attention(queries, attention.prepare(memory), LENGTHS)
+
+
+def test_gradients_without_a_memory_are_not_added_to():
+    part = nn.Attention(3, 4, seed=0)
+    queries, memory = np.ones((2, 1, 3), np.float32), np.ones((5, 1, 4), np.float32)
+    contexts, tape = part.forward(queries, memory)
+    total = part.backward(tape, contexts, keep_tape=True)
+    total.memory, before = None, total.flat.copy()
+    with pytest.raises(ValueError, match=r"out.memory must have shape \(5, 1, 4\), got None"):
+        part.backward(tape, contexts, out=total)
+    assert np.array_equal(total.flat, before) and not tape.consumed

@@ -181,3 +181,11 @@ def test_clipping_of_exploded_gradients():
     for most in (-1.0, math.nan):
         with pytest.raises(ValueError, match="most must be a number"):
             nn.clip_grad_norm([g], most)
+
+
+@pytest.mark.parametrize("odd", ["ab", b"ab", ["ab"]])
+def test_text_is_no_sequence_of_parts_or_gradients(odd):
+    with pytest.raises(TypeError, match="parts must be"):
+        nn.Adam(odd)
+    with pytest.raises(TypeError, match="grads must be"):
+        nn.clip_grad_norm(odd, 1.0)

@@ -135,3 +135,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         nn.save(path, nn.Linear(2, 2, seed=1))
     assert path.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_bridge_alone(tmp_path):
+    encoder = fastrnn.LSTM(2, 3, bidirectional=True, seed=0)
+    bridge = nn.Bridge(encoder, fastrnn.GRU(4, 5, 2, seed=1), seed=2)
+    nn.save(tmp_path / "bridge", bridge)
+    again = nn.load(tmp_path / "bridge")
+    for name, array in bridge.params.items():
+        assert np.array_equal(again.params[name], array)
+    final = encoder(np.ones((4, 1, 2), np.float32))[1]
+    assert np.array_equal(again(final), bridge(final))

@@ -141,3 +141,15 @@ def test_what_is_refused():
         nn.greedy_search(model, source + V)
     with pytest.raises(ValueError, match=r"source_lengths must lie in 0..6"):
         nn.beam_search(model, source, LENGTHS + 1)
+
+
+def test_no_memory_for_steps_that_are_not_taken():
+    model, source = made()
+    model.output.params["bias"][EOS] = 1e3  # says it at once
+    for search in (nn.greedy_search, nn.beam_search):
+        found = search(model, source, max_length=1 << 30)
+        assert found.finished.all() and found.tokens.shape == (1, B)
+    with pytest.raises(ValueError, match=r"length_penalty must be so small that 10 \*\* length_penalty is finite"):
+        nn.beam_search(model, source, max_length=10, length_penalty=400)
+    with pytest.raises(TypeError, match="model must be a Seq2Seq, got Linear"):
+        nn.greedy_search(nn.Linear(2, 2), source)

@@ -33,3 +33,16 @@ def test_what_is_refused():
         nn.Vocabulary(["a", 3])
     with pytest.raises(KeyError):
         nn.Vocabulary("abc").eos  # noqa: B018
+
+
+@pytest.mark.parametrize("numbers", [[2, -1], [3], [2**70], [1.0], [True], "1", [[1]], [1, [2]], 5, None])
+def test_numbers_of_no_symbol_are_refused(numbers):
+    with pytest.raises((TypeError, ValueError), match="numbers"):
+        nn.Vocabulary("abc").decode(numbers)
+
+
+def test_what_has_numbers():
+    vocabulary = nn.Vocabulary("abc")
+    for numbers in ([2, 0], (2, 0), np.array([2, 0], np.uint8), iter([2, 0]), range(2, -1, -2)):
+        assert vocabulary.decode(numbers) == ["c", "a"]
+    assert vocabulary.decode([]) == []

@@ -282,3 +282,16 @@ assert not others & loaded(), others & loaded()
 """,
         str(tmp_path / "x"),
     )
+
+
+@pytest.mark.parametrize("path", [True, 1, 2, None, 1.5, "a\0b"])
+def test_a_number_is_no_path(path, capfd):
+    """``open`` would take 1, and True, for the process's standard output."""
+    layer = fastrnn.GRU(2, 3, seed=0)
+    for write in (to_npz, to_safetensors):
+        with pytest.raises((TypeError, ValueError), match="path must"):
+            write(layer, path)
+    for read in (from_npz, from_safetensors):
+        with pytest.raises((TypeError, ValueError), match="path must"):
+            read(path)
+    assert capfd.readouterr() == ("", "")
