@@ -132,6 +132,7 @@ def test_a_pause_comes_before_every_call(tmp_path):
 
 
 def test_calls_with_pauses_are_said_to_be_and_compared_with_their_like(tmp_path, capsys):
+    pytest.importorskip("rich")
     asked = ["--cells", "lstm", "--shapes", "2,1,4,8", "--modes", "forward", "--threads", "1", "--peers", "none"]
     for name, pause in (("dense", "0"), ("paused", "2")):
         file = ["--no-workload", "--json", str(tmp_path / f"{name}.json")]
