@@ -2,6 +2,7 @@
 
 In turn means one thread that makes all the calls, each with all of the kernels' threads: what a program without
 threads of its own gets from the same cores. Both ways alternate, and what is quoted is the median of their ratios.
+Mode "python" calls a loop of Python's own, which keeps the GIL as a short call does: what the machine gives that.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from bench.tables import Table, markdown, seconds_text
 __all__ = ["MODES", "add_callers", "compared", "programs"]
 
 SHAPES = "1,1,32,32;20,1,32,32;20,1,256,256;100,1,256,256;20,8,128,128;100,32,256,256;20,64,512,512"
-MODES = ("inference", "training", "stream")
+MODES = ("inference", "training", "stream", "python")
 
 Program = Callable[[], Any]
+_PYTHON_LOOP = 500  # about 20 us
 
 
 def add_callers(commands: Any) -> None:
@@ -63,6 +65,8 @@ def programs(case: Case, mode: str, callers: int) -> list[Program]:
     """A call of the case's layer for each caller: one layer for all, frozen but for training; a stream for each."""
     from bench.peers.fastrnn_layers import make_layer
 
+    if mode == "python":
+        return [lambda: sum(n * n for n in range(_PYTHON_LOOP))] * callers
     problem = case.problem()
     layer = make_layer(case, problem.params)
 
