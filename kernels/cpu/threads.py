@@ -30,7 +30,7 @@ from numba.extending import intrinsic
 
 from fastrnn.cores import default_threads
 
-from .barrier import arrive, await_all, better_alone, given_up, reset, waited_at
+from .barrier import arrive, await_all, be_patient, better_alone, given_up, reset, waited_at
 from .jit import helper, inlined, kernel
 from .memory import address_of, aligned_zeros, read_int, write_int
 from .system import (
@@ -190,11 +190,16 @@ def run_job(job, argument, pool, n, barrier, short):
         return
     begun, waited = clock(), 0
     if not on_team(pool, job, argument, n):
-        if short and _asleep(pool, n):
+        asleep = _asleep(pool, n)
+        if short and asleep:
             _run_without_sleepers(job, argument, pool, n, begun)
             atomic_exchange(pool + _LOCK, 0)
             return
         reset(pool + _DONE, 1)
+        if asleep:
+            be_patient(pool + _DONE)
+            if barrier != 0:
+                be_patient(barrier)
         for w in range(1, n):
             _post(_mailbox(pool, w), job, argument, n)
         call_job(job, argument, 0, n)
