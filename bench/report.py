@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import RESULTS, ROOT
 from bench.crossover import answers
-from bench.results import Results, pause_of
+from bench.results import Results
 from bench.tables import (
     Table,
     bytes_text,
@@ -18,6 +18,7 @@ from bench.tables import (
     markdown,
     mode_table,
     ours,
+    pause_text,
     ratio_text,
     seconds_text,
 )
@@ -112,8 +113,8 @@ def _machine_lines(results: Results) -> list[str]:
         f"{m['system']}, Python {m['python']}",
         f"- measured {results['created']}, commit {(commit['hash'] or 'unknown')[:12]}{changed}",
     ]
-    if pause_of(results):
-        lines.append(f"- each call {pause_of(results) * 1e3:g} ms after the last")
+    if said := pause_text(results):
+        lines.append(f"- {said}")
     lines += [f"- {device}: {device_text(about)}" for device, about in m.get("devices", {}).items()]
     lines += [f"- {limits_text(key, limits)}" for key, limits in results["limits"].items()]
     for name, about in results["contenders"].items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.measure import ratio
 from bench.peers import OURS
-from bench.results import Results
+from bench.results import Results, pause_of
 
 __all__ = [
     "Table",
@@ -20,6 +20,7 @@ __all__ = [
     "mode_table",
     "mode_text",
     "ours",
+    "pause_text",
     "ratio_text",
     "rivals_in",
     "seconds_text",
@@ -60,6 +61,11 @@ def limits_text(key: str, limits: dict[str, Any]) -> str:
     if key.isdigit():
         return f"limits with {key} thread{'s' * (key != '1')}: FMA GFLOP/s {flops}; loads GB/s {levels}"
     return f"limits of {key}: GEMM GFLOP/s {flops}; copies GB/s {levels}"
+
+
+def pause_text(results: Results) -> str:
+    """How the calls that were timed followed each other, if not at once."""
+    return f"each call {pause_of(results) * 1e3:g} ms after the last" if pause_of(results) else ""
 
 
 def device_text(about: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 
 from bench import tables
 from bench.crossover import answers
-from bench.results import Results, pause_of
+from bench.results import Results
 
 __all__ = ["Bar", "print_header", "print_results", "print_table", "terminal"]
 
@@ -100,8 +100,8 @@ def print_header(results: Results) -> None:
         versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
         settings = ", ".join(f"{k}={v}" for k, v in about["settings"].items())
         terminal.print(f"  {name}: {versions}; {settings}")
-    if pause_of(results):
-        terminal.print(f"  each call {pause_of(results) * 1e3:g} ms after the last")
+    if said := tables.pause_text(results):
+        terminal.print(f"  {said}")
     for device, about in m.get("devices", {}).items():
         terminal.print(f"  {device}: {tables.device_text(about)}")
     for key, limits in results["limits"].items():

@@ -16,7 +16,7 @@ they are, in plain products and elementwise operations: several times slower. Wh
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,8 @@ from fastrnn.cell_table import Cell, cell_for
 from fastrnn.parameters import Weights
 from fastrnn.places import HOST, Kind, is_cupy, place_of
 from fastrnn.plain_cells import plain_step
+from fastrnn.recurrent import RecurrentLayer, recurrent_layer
 from fastrnn.sequences import Schedule
-
-if TYPE_CHECKING:
-    from fastrnn.recurrent import RecurrentLayer
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell", "from_layer", "gru_cell", "lstm_cell", "rnn_cell"]
 
@@ -174,8 +172,6 @@ def from_layer(layer: RecurrentLayer, index: int = 0, *, reverse: bool = False) 
 
     Raises TypeError or ValueError for what the layer does not have.
     """
-    from fastrnn.recurrent import recurrent_layer  # which a program with single steps alone does not need
-
     recurrent_layer(layer)
     part = checks.integer("index", index, 0, layer.num_layers - 1) * layer.num_directions
     if checks.flag("reverse", reverse):

@@ -18,7 +18,7 @@ from fastrnn.dropout import fresh_seed
 from fastrnn.places import Place
 from fastrnn.recompute import kernels
 from fastrnn.sequences import Schedule
-from fastrnn.tape import Gradients, LayerRecord, Record, Tape
+from fastrnn.tape import Gradients, LayerRecord, Record, Tape, tape_of
 
 if TYPE_CHECKING:
     from fastrnn.recurrent import RecurrentLayer
@@ -228,8 +228,7 @@ def backward(
     layer: RecurrentLayer, tape: Any, dy: Any, dstate: Any, input_grad: Any, keep_tape: Any, out: Any
 ) -> Gradients:
     """See ``RecurrentLayer.backward``."""
-    if not isinstance(tape, Tape):
-        raise TypeError(f"tape must be a Tape from forward(), got {type(tape).__name__}")
+    tape = tape_of(tape)
     input_grad = checks.flag("input_grad", input_grad)
     keep_tape = checks.flag("keep_tape", keep_tape)
     record = tape.peek(layer)

@@ -210,12 +210,12 @@ def run_job(job, argument, pool, n, barrier, short):
         gone_on = given_up(barrier)
     now = clock()
     if gone_on or better_alone(waited, now - begun, n):
-        pause = 0
+        length = 0
         if now - read_int(pool + _LAST) < _SOON:
-            pause = min(max(2 * read_int(pool + _PAUSE), _SHORTEST_PAUSE), _LONGEST_PAUSE)
-        write_int(pool + _PAUSE, pause)
-        write_int(pool + _UNTIL, now + pause)
-        write_int(pool + _LAST, now + pause)
+            length = min(max(2 * read_int(pool + _PAUSE), _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        write_int(pool + _PAUSE, length)
+        write_int(pool + _UNTIL, now + length)
+        write_int(pool + _LAST, now + length)
     atomic_exchange(pool + _LOCK, 0)
 
 
